@@ -1,0 +1,55 @@
+"""The `pachon` command: gathers the rooms' commands and imports a room only when one of its commands is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from backbone.errors import PachonError
+
+COMMANDS = {
+    "init": "payloads.cli:init",
+    "simulate": "payloads.simulator.cli:simulate",
+    "ingest": "payloads.cli:ingest",
+    "refcat": "payloads.cli:refcat",
+    "skymap": "payloads.cli:skymap",
+    "pipetask": "payloads.cli:pipetask",
+    "campaign": "workflow.cli:campaign",
+    "engine": "workflow.cli:engine",
+    "up": "deploy.cli_stack:up",
+    "down": "deploy.cli_stack:down",
+    "status": "deploy.cli_stack:status",
+    "demo": "deploy.demo:demo",
+}
+
+
+class _Rooms(click.Group):
+    """Commands by name, from the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_Rooms, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pachon")
+def cli() -> None:
+    """Pachón: the productions of a sky survey."""
+
+
+def main(args: Any = None) -> None:
+    """Entry point: an error of ours is a message and exit code 1, not a traceback."""
+    try:
+        cli.main(args=args, prog_name="pachon")
+    except PachonError as error:
+        click.echo(f"pachon: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Airflow's side of Pachón: operators, triggers, gates; thin, they translate and delegate to workflow.campaigns."""
