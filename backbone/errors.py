@@ -20,7 +20,7 @@ class PermanentError(PachonError):
 
 
 class ObjectAbsent(PermanentError, FileNotFoundError):
-    """The endpoint answered and says: no such object. (A refused or failed request is never this.)"""
+    """The endpoint answered and says: no such object. (A refused or failed request is never this.)."""
 
 
 class AccessRefused(PermanentError, PermissionError):
