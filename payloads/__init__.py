@@ -1,6 +1,6 @@
 """Science: cameras, simulator, algorithms on arrays, PipelineTasks and pipelines, the job runner.
 
 Reading order: camera (what a camera is), mask, ids · repository, ingest (files into the Butler) · isr, combine, characterize,
-astrometry (frames) · warp, coadd, objects · difference, association, alerts, tracklets · tasks (the PipelineTasks that wrap them) ·
+astrometry (frames) · warp, coadd, objects · difference, association, alerts, tracklets · tasks (PipelineTasks over them) ·
 runner (executes quanta in a job) · simulator (skies and cameras with known truth).
 """

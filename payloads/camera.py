@@ -1,7 +1,7 @@
 """A camera as data: one YAML per camera under payloads/cameras, validated here and nowhere else.
 
-Sections are written as FITS writes them, `[x1:x2,y1:y2]`, counted from 1 and inclusive, in the raw frame. The trimmed frame is the
-mosaic of the amplifiers' `data` sections at their `place`s; its first pixel is (0, 0).
+Sections are written as FITS writes them, `[x1:x2,y1:y2]`, counted from 1 and inclusive, in the raw frame. The trimmed frame is
+the mosaic of the amplifiers' `data` sections at their `place`s; its first pixel is (0, 0).
 """
 
 from __future__ import annotations

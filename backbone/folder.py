@@ -1,0 +1,156 @@
+"""An endpoint in a folder of a file system, for one machine or a shared disk.
+
+Objects are written beside their place and linked or renamed into it, so that readers see whole objects alone. Checksums are kept
+in an extended attribute where the file system has them; elsewhere they are computed when asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backbone.endpoint import ObjectInfo, checked_key, checked_prefix, sha256_of
+from backbone.errors import AccessRefused, ChecksumMismatch, EndpointFull, ObjectAbsent, ObjectExists, TransientError
+
+_PART = ".part-"  # what is being written; never listed
+_ATTRIBUTE = "user.pachon.sha256"
+
+
+class FolderEndpoint:
+    """Keys are relative paths below `folder`."""
+
+    def __init__(self, folder: Path | str, *, name: str) -> None:
+        self.name = name
+        self._folder = Path(folder).absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.root = str(self._folder)
+
+    def _path(self, key: str) -> Path:
+        path = self._folder / checked_key(key)
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            raise AccessRefused(f"key {key!r} refused at {self.name}: a link leads out of the endpoint")
+        return path
+
+    def put(self, key: str, content: bytes | Path, *, create_only: bool = False) -> ObjectInfo:
+        """Store a whole object (see the contract)."""
+        path = self._path(key)
+        with self._translated("put", key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.parent / f"{_PART}{uuid.uuid4().hex}"
+            try:
+                info = self._write(part, key, content)
+                if create_only:
+                    os.link(part, path)
+                else:
+                    part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        return info
+
+    def _write(self, part: Path, key: str, content: bytes | Path) -> ObjectInfo:
+        expected = sha256_of(content)
+        with part.open("xb") as out:
+            if isinstance(content, bytes):
+                out.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+            size = out.tell()
+        if isinstance(content, Path) and sha256_of(part) != expected:
+            raise ChecksumMismatch(f"{content} changed while it was copied to {key} at {self.name}; put it again")
+        with _ignoring(errno.ENOTSUP, errno.EPERM):
+            os.setxattr(part, _ATTRIBUTE, expected.encode())
+        return ObjectInfo(key=key, size=size, sha256=expected)
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes."""
+        path = self._path(key)
+        with self._translated("get", key):
+            return path.read_bytes()
+
+    def fetch(self, key: str, path: Path) -> ObjectInfo:
+        """Copy the object to a local path."""
+        source = self._path(key)
+        part = path.parent / f"{_PART}{uuid.uuid4().hex}"
+        with self._translated("fetch", key):
+            try:
+                shutil.copyfile(source, part)
+                info = ObjectInfo(key=key, size=part.stat().st_size, sha256=sha256_of(part))
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+        return info
+
+    def info(self, key: str) -> ObjectInfo:
+        """Size and checksum."""
+        path = self._path(key)
+        with self._translated("info", key):
+            if not path.is_file():
+                raise FileNotFoundError(errno.ENOENT, "no such object")
+            size = path.stat().st_size
+            try:
+                checksum = os.getxattr(path, _ATTRIBUTE).decode()
+            except OSError:
+                checksum = sha256_of(path)
+        return ObjectInfo(key=key, size=size, sha256=checksum)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that begin with `prefix`, sorted."""
+        checked_prefix(prefix)
+        start = self._folder / prefix.rpartition("/")[0]
+        found = []
+        for folder, _, names in os.walk(start):
+            base = os.path.relpath(folder, self._folder)
+            for name in names:
+                key = name if base == "." else f"{base}/{name}"
+                if not name.startswith(_PART) and key.startswith(prefix):
+                    found.append(key)
+        return iter(sorted(found))
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        path = self._path(key)
+        with self._translated("delete", key):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _translated(self, action: str, key: str) -> Iterator[None]:
+        where = f"{action} {key} at {self.name}"
+        try:
+            yield
+        except FileExistsError as error:
+            raise ObjectExists(f"{where}: the key is taken") from error
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectAbsent(f"{where}: no such object") from error
+        except PermissionError as error:
+            raise AccessRefused(f"{where}: {error.strerror}; see who owns {self.root}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise EndpointFull(f"{where}: no space left on {self.root}; free some, the work goes on by itself") from error
+            raise TransientError(f"{where}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _ignoring(*numbers: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
