@@ -1,0 +1,322 @@
+"""PSF matching: a spatially varying kernel that makes one image look as if seen through the other's optics.
+
+The method is Alard & Lupton's (1998; varying kernel: Alard 2000): the kernel is a sum of Gaussians times polynomials, its
+coefficients are low-order polynomials of position, and all of them together with a differential background are one linear
+least-squares problem over stamps around stars. Every basis but the first is made to sum to zero, so that the photometric scale
+is the first coefficient's alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from backbone.errors import PermanentError
+from payloads.mask import UNUSABLE, Mask, any_set
+
+Floats = NDArray[np.floating]
+SIGMA_PER_FWHM = 1 / 2.3548
+
+
+class KernelError(PermanentError):
+    """No kernel could be solved from these two images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelConfig:
+    """How stamps are chosen and the kernel is built."""
+
+    half_size_px: int | None = None  # of the kernel; None: 4.5 sigma of the broader PSF
+    basis_sigma: tuple[float, ...] = (0.45, 0.9, 1.8)  # widths in units of the broader PSF's sigma
+    basis_degree: tuple[int, ...] = (4, 2, 2)  # of the polynomial that multiplies each Gaussian
+    order: int = 2  # highest spatial order of the kernel's shape
+    background_order: int = 1  # of the differential background
+    stamp_fwhm: float = 3.5  # half size of a stamp in FWHM of the broader PSF
+    stamp_snr: float = 40.0  # least signal-to-noise of a stamp's source
+    stamps_per_term: int = 10  # stamps needed for each spatial term; fewer stamps lower the order
+    max_stamps: int = 400
+    min_stamps: int = 3
+    clip_sigma: float = 4.0  # of the stamps' chi squares
+    clip_rounds: int = 4
+    source_error: float = 0.005  # fraction of a pixel's flux added to its error, so that the brightest stars do not decide alone
+
+
+def n_terms(order: int) -> int:
+    """Number of monomials of two variables up to `order`."""
+    return (order + 1) * (order + 2) // 2
+
+
+def powers(order: int) -> list[tuple[int, int]]:
+    """Exponents (of x, of y) in the order in which coefficients are kept: by total degree, so a lower order is a prefix."""
+    return [(total - j, j) for total in range(order + 1) for j in range(total + 1)]
+
+
+def polynomial(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floats:
+    """Monomials at pixels (x, y) of an image of `shape` (ny, nx), coordinates scaled to [-1, 1]; (n, n_terms)."""
+    u = 2 * np.atleast_1d(np.asarray(x, float)) / shape[1] - 1
+    v = 2 * np.atleast_1d(np.asarray(y, float)) / shape[0] - 1
+    return np.stack([u**i * v**j for i, j in powers(order)], axis=-1)
+
+
+@dataclass(frozen=True)
+class KernelField:
+    """A kernel (or a PSF) that varies over an image as a polynomial of position.
+
+    `coefficients` (n_terms, k, k), k odd, convolution convention; `shape` (ny, nx) of the image.
+    """
+
+    coefficients: Floats
+    order: int
+    shape: tuple[int, int]
+
+    @classmethod
+    def constant(cls, stamp: Floats, shape: tuple[int, int]) -> KernelField:
+        """The same kernel everywhere."""
+        return cls(np.asarray(stamp, float)[None], 0, shape)
+
+    @classmethod
+    def from_samples(cls, x: Floats, y: Floats, stamps: Floats, order: int, shape: tuple[int, int]) -> KernelField:
+        """Least-squares polynomial through stamps (n, k, k) given at (x, y)."""
+        n, k, _ = stamps.shape
+        fitted = np.linalg.lstsq(polynomial(x, y, order, shape), stamps.reshape(n, k * k), rcond=None)[0]
+        return cls(fitted.reshape(-1, k, k), order, shape)
+
+    @property
+    def half_size_px(self) -> int:
+        """Half size of the kernel."""
+        return int(self.coefficients.shape[-1] // 2)
+
+    def grid(self) -> tuple[Floats, Floats]:
+        """Places enough to know the field by: (x, y) of a 5 x 5 grid over the image."""
+        t = np.linspace(0, 1, 5)
+        x, y = np.meshgrid(t * (self.shape[1] - 1), t * (self.shape[0] - 1))
+        return x.ravel(), y.ravel()
+
+    def at(self, x: Floats, y: Floats) -> Floats:
+        """Kernels (n, k, k) at places (x, y)."""
+        return np.einsum("nt,tij->nij", polynomial(x, y, self.order, self.shape), self.coefficients)
+
+    def map(self, change, order: int | None = None) -> KernelField:  # noqa: ANN001
+        """The field of `change(stamps, x, y)`, a function of stamps (n, k, k) and their places, refitted."""
+        x, y = self.grid()
+        return KernelField.from_samples(x, y, change(self.at(x, y), x, y), self.order if order is None else order, self.shape)
+
+    def transposed(self) -> KernelField:
+        """The field whose convolution is the correlation with this one."""
+        return KernelField(self.coefficients[:, ::-1, ::-1], self.order, self.shape)
+
+    def convolve(self, image: Floats, tile_px: int = 512) -> Floats:
+        """`image` (ny, nx) convolved with the kernel of each place, float32; beyond the border the image counts as zero.
+
+        Exact for a polynomial field: the sum over its terms of (image convolved with the term's kernel) times the monomial. The
+        image is transformed once per tile and the terms share it.
+        """
+        if image.shape != self.shape:
+            raise ValueError(f"image of shape {image.shape}, kernel made for {self.shape}")
+        h, (ny, nx) = self.half_size_px, self.shape
+        side = fft.next_fast_len(min(tile_px, max(ny, nx)) + 2 * h, real=True)
+        step = side - 2 * h
+        transformed = fft.rfft2(self.coefficients.astype(np.float32), s=(side, side))
+        padded = np.pad(np.asarray(image, np.float32), h)
+        out = np.empty((ny, nx), np.float32)
+        u = (2 * np.arange(nx) / nx - 1).astype(np.float32)
+        v = (2 * np.arange(ny) / ny - 1).astype(np.float32)
+        for y0 in range(0, ny, step):
+            for x0 in range(0, nx, step):
+                rows, columns = slice(y0, min(y0 + step, ny)), slice(x0, min(x0 + step, nx))
+                block = fft.rfft2(padded[y0 : y0 + side, x0 : x0 + side], s=(side, side))
+                part = np.zeros((rows.stop - y0, columns.stop - x0), np.float32)
+                for (i, j), kernel in zip(powers(self.order), transformed, strict=True):
+                    piece = fft.irfft2(block * kernel, s=(side, side))[2 * h :, 2 * h :][: part.shape[0], : part.shape[1]]
+                    part += piece * (u[columns] ** i)[None, :] * (v[rows] ** j)[:, None]
+                out[rows, columns] = part
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingKernel:
+    """The solution: `field.convolve(source) + background()` looks like the target."""
+
+    field: KernelField
+    background_terms: Floats
+    background_order: int
+    chi2: float  # median over the stamps used of chi square per pixel
+    n_stamps: int
+    n_used: int
+    x: Floats  # places of the stamps used
+    y: Floats
+
+    @property
+    def sum(self) -> float:
+        """Photometric scale target / source at the image's centre."""
+        ny, nx = self.field.shape
+        return float(self.field.at(np.array([nx / 2]), np.array([ny / 2])).sum())
+
+    def background(self) -> Floats:
+        """Differential background (ny, nx), target minus matched source, float32."""
+        ny, nx = self.field.shape
+        u = (2 * np.arange(nx, dtype=np.float32) / nx - 1)[None, :]
+        v = (2 * np.arange(ny, dtype=np.float32) / ny - 1)[:, None]
+        terms = zip(powers(self.background_order), self.background_terms, strict=True)
+        return sum((np.float32(c) * u**i * v**j for (i, j), c in terms), np.zeros((ny, nx), np.float32))
+
+
+def basis(half_size_px: int, sigmas_px: tuple[float, ...], degrees: tuple[int, ...]) -> Floats:
+    """Gaussians times polynomials (n, k, k): the first sums to one, all others to zero."""
+    t = np.arange(-half_size_px, half_size_px + 1.0)
+    kernels = []
+    for sigma, degree in zip(sigmas_px, degrees, strict=True):
+        gauss = np.exp(-0.5 * (t / sigma) ** 2)
+        for i, j in powers(degree):
+            kernel = np.outer(gauss * (t / sigma) ** j, gauss * (t / sigma) ** i)
+            kernels.append(kernel / np.abs(kernel).sum())
+    out = np.array(kernels)
+    out[0] /= out[0].sum()
+    out[1:] -= out[1:].sum(axis=(1, 2), keepdims=True) * out[0]
+    return out
+
+
+def choose_stamps(
+    image: Floats, variance: Floats, mask: NDArray[np.uint32], fwhm_px: float, reach_px: int, config: KernelConfig
+) -> tuple[Floats, Floats]:
+    """Places (x, y) of bright compact unsaturated sources, whole stamps of `reach_px` free of unusable pixels in their core.
+
+    The brightest are taken cell by cell of a coarse grid, so that a dense corner does not decide for the whole image.
+    """
+    ny, nx = image.shape
+    unusable = any_set(mask, UNUSABLE, image.shape) | ~np.isfinite(image) | ~(variance > 0)
+    clean = np.ascontiguousarray(np.where(unusable, 0, image), np.float32)
+    error = np.sqrt(np.where(unusable, 1, variance)).astype(np.float32)
+    sources = sep.extract(clean, 5.0, err=error, mask=unusable, minarea=5, deblend_cont=0.01)
+    radius = max(1.5, fwhm_px)
+    x, y = sources["x"], sources["y"]
+    flux, flux_error, _ = sep.sum_circle(clean, x, y, radius, err=error, mask=unusable)
+    spoiled = ndimage.maximum_filter(any_set(mask, Mask.SAT | Mask.SUSPECT | Mask.NO_DATA, image.shape), size=2 * int(1.5 * fwhm_px) + 1)
+    inside = (x >= reach_px) & (y >= reach_px) & (x < nx - reach_px) & (y < ny - reach_px)
+    good = inside & (flux > config.stamp_snr * flux_error) & (sources["a"] < 1.5 * fwhm_px)
+    good[good] &= ~spoiled[np.round(y[good]).astype(int), np.round(x[good]).astype(int)]
+    x, y, flux = x[good], y[good], flux[good]
+    per_side = max(1, int(np.sqrt(config.max_stamps / 3)))
+    cell = (y * per_side // ny).astype(int) * per_side + (x * per_side // nx).astype(int)
+    by_flux = np.argsort(-flux, kind="stable")
+    rank = np.empty(len(x), int)
+    order = by_flux[np.argsort(cell[by_flux], kind="stable")]
+    starts = np.r_[0, np.flatnonzero(np.diff(cell[order])) + 1] if len(order) else np.array([], int)
+    rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    keep = np.lexsort((-flux, rank))[: config.max_stamps]
+    return x[keep], y[keep]
+
+
+def solve_kernel(
+    source: Floats,
+    target: Floats,
+    variance: Floats,
+    mask: NDArray[np.uint32],
+    x: Floats,
+    y: Floats,
+    fwhm_px: float,
+    config: KernelConfig,
+) -> MatchingKernel:
+    """Kernel that takes `source` to `target` (both (ny, nx)), from stamps at (x, y).
+
+    `variance` is that of both images together, `mask` the union of theirs; `fwhm_px` is the broader PSF's. Raises KernelError
+    where fewer than `min_stamps` remain.
+    """
+    sigma = fwhm_px * SIGMA_PER_FWHM
+    half = config.half_size_px or int(np.clip(np.ceil(4.5 * sigma), 5, 25))
+    reach = int(np.ceil(config.stamp_fwhm * fwhm_px))
+    functions = basis(half, tuple(s * sigma for s in config.basis_sigma), config.basis_degree)
+    cx, cy = np.round(x).astype(int), np.round(y).astype(int)
+    ny, nx = source.shape
+    fits = (cx >= reach + half) & (cy >= reach + half) & (cx < nx - reach - half) & (cy < ny - reach - half)
+    cx, cy = cx[fits], cy[fits]
+    if len(cx) < config.min_stamps:
+        raise KernelError(
+            f"only {len(cx)} stars can be used to match the PSFs, {config.min_stamps} are needed: "
+            "look at the template's coverage and mask, or lower stamp_snr"
+        )
+    normal = _stamp_equations(source, target, variance, mask, cx, cy, reach, functions, config)
+    order = next(o for o in range(config.order, -1, -1) if o == 0 or len(cx) >= config.stamps_per_term * n_terms(o))
+    return _clipped_solution(normal, cx, cy, order, functions, source.shape, config)
+
+
+def _cut(image: Floats, cx: NDArray[np.int_], cy: NDArray[np.int_], reach: int) -> Floats:
+    """Stamps (n, 2 reach + 1, 2 reach + 1)."""
+    t = np.arange(-reach, reach + 1)
+    return image[cy[:, None, None] + t[None, :, None], cx[:, None, None] + t[None, None, :]]
+
+
+def _stamp_equations(
+    source: Floats, target: Floats, variance: Floats, mask: NDArray[np.uint32], cx, cy, reach: int, functions: Floats, config: KernelConfig  # noqa: ANN001
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Per stamp: normal matrix (n, m, m), right side (n, m), target's weighted square (n,), good pixels (n,); m bases and a constant."""
+    half = functions.shape[-1] // 2
+    n, side = len(cx), 2 * reach + 1
+    unusable = any_set(mask, UNUSABLE, source.shape) | ~np.isfinite(source) | ~np.isfinite(target) | ~(variance > 0)
+    tainted = ndimage.maximum_filter(unusable, size=3)
+    wide = _cut(np.where(unusable, 0, source).astype(float), cx, cy, reach + half)
+    aim = _cut(np.where(unusable, 0, target).astype(float), cx, cy, reach)
+    good = ~_cut(tainted, cx, cy, reach)
+    weight = good / (np.where(good, _cut(variance, cx, cy, reach), 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
+    size = fft.next_fast_len(side + 2 * half, real=True)
+    transformed = fft.rfft2(wide, s=(size, size))
+    design = np.empty((n, len(functions) + 1, side * side))
+    for i, function in enumerate(fft.rfft2(functions, s=(size, size))):
+        piece = fft.irfft2(transformed * function, s=(size, size))[:, 2 * half : 2 * half + side, 2 * half : 2 * half + side]
+        design[:, i] = piece.reshape(n, -1)
+    design[:, -1] = 1
+    weighted = design * weight.reshape(n, 1, -1)
+    flat = aim.reshape(n, -1, 1)
+    return (
+        weighted @ design.transpose(0, 2, 1),
+        (weighted @ flat)[:, :, 0],
+        (weight * aim**2).sum(axis=(1, 2)),
+        good.sum(axis=(1, 2)),
+    )
+
+
+def _clipped_solution(normal, cx, cy, order: int, functions: Floats, shape: tuple[int, int], config: KernelConfig) -> MatchingKernel:  # noqa: ANN001
+    """Solve for all stamps together, again and again without those that fit badly (variables, blends, moved stars)."""
+    matrix, right, square, pixels = normal
+    usable = pixels > 0.6 * pixels.max()
+    orders = [min(order, 1)] + [order] * (len(functions) - 1) + [config.background_order if order else 0]
+    terms = [polynomial(cx, cy, o, shape) for o in orders]
+    ends = np.cumsum([0] + [t.shape[1] for t in terms])
+    spread = np.zeros((len(cx), ends[-1], len(orders)))
+    for i, t in enumerate(terms):
+        spread[:, ends[i] : ends[i + 1], i] = t
+    solution, chi2 = np.zeros(ends[-1]), np.zeros(len(cx))
+    for _ in range(config.clip_rounds + 1):
+        if usable.sum() < config.min_stamps:
+            raise KernelError(f"{len(cx)} stars were tried and fewer than {config.min_stamps} agree on one kernel")
+        left = spread[usable]
+        whole = np.einsum("npi,niq->pq", left @ matrix[usable], left.transpose(0, 2, 1), optimize=True)
+        scale = 1 / np.sqrt(np.maximum(np.diag(whole), 1e-30))
+        scaled = whole * scale * scale[:, None] + 1e-8 * np.eye(len(whole))
+        solution = scale * np.linalg.solve(scaled, scale * np.einsum("npi,ni->p", left, right[usable]))
+        local = np.einsum("npi,p->ni", spread, solution)
+        chi2 = (square - 2 * (local * right).sum(1) + np.einsum("ni,nij,nj->n", local, matrix, local)) / np.maximum(pixels, 1)
+        middle = np.median(chi2[usable])
+        width = 1.4826 * np.median(np.abs(chi2[usable] - middle))
+        kept = (pixels > 0.6 * pixels.max()) & (chi2 < middle + config.clip_sigma * max(width, 0.02 * middle))
+        if (kept == usable).all():
+            break
+        usable = kept
+    coefficients = np.zeros((n_terms(order), *functions.shape[1:]))
+    for i, function in enumerate(functions):
+        own = solution[ends[i] : ends[i + 1]]
+        coefficients[: len(own)] += own[:, None, None] * function
+    return MatchingKernel(
+        field=KernelField(coefficients, order, shape),
+        background_terms=solution[ends[-2] :],
+        background_order=orders[-1],
+        chi2=float(np.median(chi2[usable])),
+        n_stamps=len(cx),
+        n_used=int(usable.sum()),
+        x=cx[usable].astype(float),
+        y=cy[usable].astype(float),
+    )
