@@ -47,7 +47,7 @@ class Campaigns:
         """Of (campaign, step or None for all steps), in order, in one batched query; None for an unknown campaign."""
         raise NotImplementedError
 
-    def list(self, *, live: bool = False) -> list[CampaignStatus]:
+    def every(self, *, live: bool = False) -> list[CampaignStatus]:
         """Of all campaigns, or of those that the engine still works on; oldest first."""
         raise NotImplementedError
 

@@ -1,0 +1,270 @@
+"""The ledger's tables. Times are seconds of the engine's clock (Unix, UTC). Changes go through workflow/migrations.
+
+What the database itself enforces: one quantum per (campaign, step, label, data ID, generation); one current generation of each;
+at most one accepted attempt per quantum; one outbox row per acceptance.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
+Time: sa.Double[float] = sa.Double()
+
+
+def _campaign_key() -> sa.Column[str]:
+    return sa.Column("campaign", sa.Text, sa.ForeignKey("campaign.name"), nullable=False)
+
+
+campaign = sa.Table(
+    "campaign",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("production", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("definition", Json, nullable=False),
+    sa.Column("parameters", Json, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("access", sa.Text, nullable=False),  # a group of readers, or "public"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("hold", sa.Text),  # of a PAUSED one: drain or hold
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("created", Time, nullable=False),
+    sa.Column("ended", Time),
+    sa.Column("lock_holder", sa.Text),
+    sa.Column("lock_epoch", Big, nullable=False, server_default="0"),
+    sa.Column("lock_expires", Time),
+    sa.Index("ix_campaign_state", "state"),
+)
+
+step = sa.Table(
+    "step",
+    metadata,
+    _campaign_key(),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("released", sa.Boolean, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("finished", sa.Integer, nullable=False, server_default="0"),  # finish actions done
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.PrimaryKeyConstraint("campaign", "name"),
+)
+
+group = sa.Table(
+    "group_",
+    metadata,
+    _campaign_key(),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("graph_key", sa.Text, nullable=False),
+    sa.Column("config_key", sa.Text, nullable=False),
+    sa.Column("values_", Json, nullable=False),
+    sa.Column("init_records", Json, nullable=False),
+    sa.Column("quanta", sa.Integer, nullable=False),
+    sa.Column("planned", Time, nullable=False),
+    sa.PrimaryKeyConstraint("campaign", "step", "generation", "name"),
+)
+
+quantum = sa.Table(
+    "quantum",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    _campaign_key(),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("data_id", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("current", sa.Boolean, nullable=False),
+    sa.Column("group_", sa.Text, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("job", Id),  # whose outcome counts, while PENDING or RUNNING
+    sa.Column("memory_mb", sa.Integer),  # grown after an out-of-memory failure
+    sa.UniqueConstraint("campaign", "step", "label", "data_id", "generation", name="uq_quantum_coverage"),
+    sa.Index(
+        "one_current_generation",
+        "campaign",
+        "step",
+        "label",
+        "data_id",
+        unique=True,
+        sqlite_where=sa.text("current"),
+        postgresql_where=sa.text("current"),
+    ),
+    sa.Index("ix_quantum_state", "campaign", "step", "state"),
+    sa.Index("ix_quantum_job", "job"),
+)
+
+edge = sa.Table(
+    "edge",
+    metadata,
+    sa.Column("child", Id, nullable=False),
+    sa.Column("parent", Id, nullable=False),
+    sa.PrimaryKeyConstraint("child", "parent"),
+    sa.Index("ix_edge_parent", "parent"),
+)
+
+calibration_use = sa.Table(
+    "calibration_use",
+    metadata,
+    sa.Column("quantum", Id, nullable=False),
+    sa.Column("dataset", Id, nullable=False),
+    sa.Column("dataset_type", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("collection", sa.Text),  # the certification; empty where the calibration was taken from its RUN
+    sa.PrimaryKeyConstraint("quantum", "dataset"),
+    sa.Index("ix_calibration_use_dataset", "dataset"),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    _campaign_key(),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("group_", sa.Text, nullable=False),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("pool_job", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("memory_mb", sa.Integer, nullable=False),
+    sa.Column("time_limit_s", sa.Double, nullable=False),
+    sa.Column("quanta", sa.Integer, nullable=False),
+    sa.Column("created", Time, nullable=False),
+    sa.Column("ended", Time),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("segments", sa.Integer, nullable=False, server_default="0"),  # collected so far
+    sa.Column("heartbeat", sa.Text),
+    sa.Column("lease_expires", Time, nullable=False),
+    sa.Column("swept", Time),
+    sa.Index("ix_job_campaign_state", "campaign", "state"),
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("quantum", Id, nullable=False),
+    sa.Column("job", Id, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint("quantum", "job"),
+    sa.Index("ix_attempt_job", "job"),
+)
+
+outcome = sa.Table(
+    "outcome",
+    metadata,
+    sa.Column("quantum", Id, nullable=False),
+    sa.Column("job", Id, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("failure_class", sa.Text),
+    sa.Column("forgiven", sa.Boolean, nullable=False),  # by an operator's retry: no longer counted against a budget
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("wall_s", sa.Double, nullable=False),
+    sa.Column("cpu_s", sa.Double, nullable=False),
+    sa.Column("peak_mb", sa.Double, nullable=False),
+    sa.Column("reads", Json, nullable=False),
+    sa.Column("unwritten", Json, nullable=False),
+    sa.Column("records", Json, nullable=False),
+    sa.Column("collected", Time, nullable=False),
+    sa.PrimaryKeyConstraint("quantum", "job"),
+    sa.Index("ix_outcome_job", "job"),
+)
+
+accepted = sa.Table(
+    "accepted",
+    metadata,
+    sa.Column("quantum", Id, primary_key=True),
+    sa.Column("job", Id, nullable=False),
+    sa.Index("ix_accepted_job", "job"),
+)
+
+segment_file = sa.Table(
+    "segment_file",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("job", Id, nullable=False),
+    sa.Column("size", Big, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("seq", Big, sa.Identity(), primary_key=True),
+    _campaign_key(),
+    sa.Column("quantum", Id, nullable=False, unique=True),
+    sa.Column("job", Id, nullable=False),
+    sa.Column("published", Time),
+    # By what is unpublished, never by `seq > last`: sequence numbers become visible out of order.
+    sa.Index(
+        "unpublished", "campaign", "seq", sqlite_where=sa.text("published IS NULL"), postgresql_where=sa.text("published IS NULL")
+    ),
+)
+
+action = sa.Table(
+    "action",
+    metadata,
+    sa.Column("seq", Big, sa.Identity(), primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Index("ix_action_campaign", "campaign"),
+)
+
+backlog = sa.Table(
+    "backlog",
+    metadata,
+    sa.Column("quantum", Id, primary_key=True),
+    _campaign_key(),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("visit", Big),
+    sa.Column("detector", sa.Integer),
+    sa.Column("data_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Index("ix_backlog_campaign", "campaign"),
+)
+
+label_stats = sa.Table(
+    "label_stats",
+    metadata,
+    sa.Column("production", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("samples", Big, nullable=False),
+    sa.Column("wall_s", sa.Double, nullable=False),  # mean over the latest samples
+    sa.Column("peak_mb", sa.Double, nullable=False),  # largest seen
+    sa.Column("memory_mb", sa.Integer),  # grown after out-of-memory failures; remembered across campaigns
+    sa.PrimaryKeyConstraint("production", "label"),
+)
+
+command_run = sa.Table(
+    "command_run",
+    metadata,
+    sa.Column("command", sa.Text, primary_key=True),  # the observatory control system's own id
+    sa.Column("run", sa.Text, nullable=False),  # the orchestrator's run
+    sa.Column("campaign", sa.Text),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("payload", Json, nullable=False),
+)
