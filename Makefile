@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= pachon-demo
 SOURCES := $(shell find backbone deploy operators payloads workflow -type f -not -name '*.pyc' 2>/dev/null)
-export PYTHONWARNINGS ?= ignore::DeprecationWarning
+# Trust what the machine trusts: observatories sit behind proxies with certificates of their own.
+export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test soak lint bench up down status clean requirements
