@@ -31,6 +31,7 @@ class EndpointSettings(Strict):
     """Where a site's objects are."""
 
     uri: str = Field(description="a folder (relative to the home) or s3://bucket/prefix")
+    url: str | None = Field(default=None, description="address of the S3 server; credentials come from the environment")
 
 
 class Site(Strict):
@@ -101,7 +102,7 @@ class Settings(Strict):
         )
 
     def write(self) -> Path:
-        """Write `pachon.yaml` (mode 600: it may hold a database password), whole or not at all; only what differs from defaults."""
+        """Write `pachon.yaml` (mode 600: it may hold a database password), whole or not at all, without defaults."""
         self.home.mkdir(parents=True, exist_ok=True)
         path = self.home / FILE
         part = path.with_suffix(f".part-{os.getpid()}")

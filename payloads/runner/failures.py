@@ -1,0 +1,68 @@
+"""Why a quantum failed, as the classes that the engine has budgets for."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import traceback
+
+from backbone.errors import TransientError
+from workflow.job import Failure
+
+_TAIL = 4000
+_HOST = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ESTALE,
+        errno.EROFS,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ENFILE,
+        errno.EMFILE,
+    }
+)
+
+
+def classify(error: BaseException) -> Failure:
+    """The class of an exception out of a task: by the first of it and its causes that says something; else the science's own."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, MemoryError):
+            return "out_of_memory"
+        if isinstance(cause, FileNotFoundError):
+            return "missing_input"
+        if isinstance(cause, (TransientError, ConnectionError)):
+            return "infrastructure"
+        if isinstance(cause, OSError) and cause.errno in _HOST:
+            return "infrastructure"
+        cause = cause.__cause__ or cause.__context__
+    return "science"
+
+
+def describe(error: BaseException) -> str:
+    """Type, message and the end of the traceback."""
+    text = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}\n{text[-_TAIL:]}"
+
+
+def of_death(exit_code: int, *, rss_mb: float, limit_mb: int, killed_for: Failure | None) -> tuple[Failure, str]:
+    """Class and words for a child that died: `exit_code` as of `os.waitstatus_to_exitcode`, `rss_mb` as last seen.
+
+    A segmentation fault is no lack of memory, whatever the size; a kill from outside, or an abort, is one only near the limit.
+    """
+    if killed_for == "out_of_memory":
+        return killed_for, f"stopped by the runner at {rss_mb:.0f} MB, limit {limit_mb} MB"
+    if killed_for == "timeout":
+        return killed_for, "stopped by the runner: longer than its time limit"
+    if killed_for == "preempted":
+        return killed_for, "stopped with its job"
+    if exit_code >= 0:
+        return "science", f"the task ended the process with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    if -exit_code in (signal.SIGKILL, signal.SIGABRT) and rss_mb > 0.9 * limit_mb:
+        return "out_of_memory", f"{name} at {rss_mb:.0f} MB, limit {limit_mb} MB"
+    return "signal", f"{name} at {rss_mb:.0f} MB, limit {limit_mb} MB"

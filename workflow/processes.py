@@ -1,0 +1,20 @@
+"""Processes of this host, by pid and start time: a pid alone is used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def start_time(pid: int) -> str | None:
+    """When the process started, in clock ticks since boot; None if there is none, or only its zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def alive(pid: int, started: str) -> bool:
+    """Whether this very process is still running."""
+    return start_time(pid) == started
