@@ -11,7 +11,7 @@ import click
 from backbone.errors import PachonError
 
 COMMANDS = {
-    "init": "payloads.cli:init",
+    "init": "deploy.home:init",
     "simulate": "payloads.simulator.cli:simulate",
     "ingest": "payloads.cli:ingest",
     "refcat": "payloads.cli:refcat",
