@@ -110,6 +110,9 @@ class HeaderRule(_Strict):
     format: str | None = Field(None, description="for times: strptime format, if not ISO")
     scale: Literal["utc", "tai"] = "utc"
     join: str | None = Field(None, description="for times: keyword of the time of day where `keyword` holds the date alone")
+    offset_h: float = Field(
+        0.0, description="for times: hours to add to what the header says, where its clock is known to be off"
+    )
     default: str | int | float | None = None
 
     @model_validator(mode="after")
@@ -130,7 +133,12 @@ class Headers(_Strict):
     dark_time: HeaderRule | None = Field(None, description="s; default: exposure_time")
     physical_filter: HeaderRule | None = None
     object: HeaderRule | None = None
-    seq_num: HeaderRule | None = Field(None, description="number within the observing day; None: order of time")
+    seq_num: HeaderRule | None = Field(
+        None, description="number within the observing day; None: which 6 s of the day it began in, so frames must be 6 s apart"
+    )
+    seq_num_offset: dict[str, int] = Field(
+        default_factory=dict, description="observation type → added to seq_num, where each type counts from one"
+    )
     day_obs: HeaderRule | None = Field(None, description="YYYYMMDD; None: from datetime_begin and day_obs_offset_h")
     detector: HeaderRule | None = Field(None, description="detector id; None: the camera's only one")
     tracking_ra: HeaderRule | None = None
@@ -151,7 +159,8 @@ class Camera(_Strict):
     filters: tuple[Filter, ...] = Field(min_length=1)
     headers: Headers
     wcs: Literal["header", "nominal"] = Field("header", description="whether the header's WCS may be used at all")
-    day_obs_offset_h: float = Field(-12.0, description="hours from UTC at which an observing day turns")
+    day_obs_offset_h: float = Field(-12.0, description="hours added to UTC to get the clock whose date is the observing day")
+    pointing_error_arcsec: float = Field(0.0, ge=0, description="regions from the nominal pointing are grown by this")
     nominal_zeropoint_mag: float = Field(25.0, description="AB mag of 1 electron/s, where no reference catalogue says better")
     full_well_electron: float | None = None
 

@@ -1,0 +1,139 @@
+"""The Butler repository: its seed, its beginning, and how a program of ours opens it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config, DatasetType
+from lsst.daf.butler.registry import ConflictingDefinitionError
+from lsst.resources import ResourcePath
+
+from backbone.butler import DATASTORE
+from backbone.errors import PermanentError
+
+SEED: dict[str, Any] = {
+    "datastore": {
+        "name": DATASTORE,
+        "checksum": True,
+        # The default formatter is obs_base's, which is absent: every storage class of ours is named.
+        "formatters": {
+            "CCDData": "payloads.formatters.CCDDataFormatter",
+            "AstropyWcs": "payloads.formatters.CCDDataFormatter",
+            "AlertPackets": "payloads.formatters.AlertPacketsFormatter",
+            "StructuredDataDict": "lsst.daf.butler.formatters.json.JsonFormatter",
+            "StructuredDataList": "lsst.daf.butler.formatters.json.JsonFormatter",
+        },
+    },
+    "storageClasses": {
+        "AstropyWcs": {"pytype": "astropy.wcs.WCS"},
+        "CCDData": {
+            "pytype": "astropy.nddata.CCDData",
+            "delegate": "payloads.formatters.CCDDataDelegate",
+            "derivedComponents": {"header": "StructuredDataDict", "wcs": "AstropyWcs"},
+        },
+        "AlertPackets": {"pytype": "bytes"},
+    },
+}
+
+RAW = ("raw", ("instrument", "exposure", "detector"), "CCDData")
+CAMERA = ("camera", ("instrument",), "StructuredDataDict")
+REF_CAT = ("ref_cat", ("htm7",), "ArrowAstropy")
+REFCATS_RUN = "refcats"
+
+
+class RepositoryError(PermanentError):
+    """A repository that cannot be made or opened; the message says where and what to do."""
+
+
+def seed(*, db: str | None = None, datastore: str | None = None) -> Config:
+    """What differs from the Butler's defaults; `db` is an SQLAlchemy URL, `datastore` the root of files."""
+    config = Config(SEED)
+    if db:
+        config["registry", "db"] = db
+    # The repository is the root itself: with a subfolder, keys would differ between the archive and a site.
+    config["datastore", "root"] = datastore or "<butlerRoot>"
+    return config
+
+
+def init_repository(root: str | Path, *, db: str | None = None, datastore: str | None = None) -> Butler:
+    """Make the repository, or open and check the one that is there (never overwritten).
+
+    `root`: a folder, which holds the configuration and, by default, an SQLite registry and the files. `db`: an SQLAlchemy URL,
+    for PostgreSQL `postgresql+psycopg2://…`, whose database needs the extension btree_gist. `datastore`: root of the files, a
+    folder or `s3://bucket/prefix`; credentials come from the environment as lsst.resources reads it. Asking for another `db` or
+    `datastore` than the repository has is an error.
+    """
+    where = ResourcePath(str(root), forceDirectory=True)
+    if where.join("butler.yaml").exists():
+        _check_same(root, db, datastore)
+    else:
+        try:
+            # forceConfigRoot=True, the default, would reset datastore.root in silence.
+            Butler.makeRepo(where, config=seed(db=db, datastore=datastore), forceConfigRoot=False)
+        except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError, ConflictingDefinitionError) as error:
+            where.join("butler.yaml").remove() if where.join("butler.yaml").exists() else None
+            raise RepositoryError(_explain(f"{root}: cannot make the repository", db, error)) from error
+    butler = open_repository(root, writeable=True)
+    for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT):
+        butler.registry.registerDatasetType(DatasetType(name, dimensions, storage_class, universe=butler.dimensions))
+    butler.collections.register(REFCATS_RUN, CollectionType.RUN)
+    return butler
+
+
+def open_repository(root: str | Path, *, writeable: bool = False, **options: Any) -> Butler:
+    """Open a repository of ours; files it writes are recorded with SHA-256. `options` are those of `Butler.from_config`."""
+    where = ResourcePath(str(root), forceDirectory=True)
+    if not where.join("butler.yaml").exists():
+        raise RepositoryError(f"{root} is no repository (it has no butler.yaml): make it with `pachon init`")
+    try:
+        butler = Butler.from_config(where, writeable=writeable, **options)
+    except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError) as error:
+        raise RepositoryError(_explain(f"{root}: cannot open the repository", None, error)) from error
+    use_sha256(butler)
+    return butler
+
+
+def use_sha256(butler: Butler) -> None:
+    """Let this Butler record SHA-256: its own algorithm is blake2b, and no configuration changes it."""
+    butler._datastore.computeChecksum = _sha256
+
+
+def _sha256(uri: ResourcePath) -> str:
+    digest = hashlib.sha256()
+    with uri.open("rb") as file:  # an lsst.resources handle, which hashlib.file_digest does not take
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def checksums(butler: Butler, refs: list[Any]) -> dict[Any, str]:
+    """SHA-256 of the files behind datasets, by dataset id, in one query."""
+    records = butler._datastore.export_records(refs)[DATASTORE].records if refs else {}
+    return {key: info.checksum for key, tables in records.items() for infos in tables.values() for info in infos}
+
+
+def _check_same(root: str | Path, db: str | None, datastore: str | None) -> None:
+    config = ButlerConfig(ResourcePath(str(root), forceDirectory=True))
+    if config["datastore", "name"] != DATASTORE:
+        raise RepositoryError(
+            f"{root}: a repository not made by Pachón (its datastore is called {config['datastore', 'name']!r}): choose another folder"
+        )
+    for what, wanted, has in (("db", db, config["registry", "db"]), ("datastore", datastore, config["datastore", "root"])):
+        if wanted and wanted.rstrip("/") != str(has).rstrip("/"):
+            raise RepositoryError(
+                f"{root}: the repository exists with {what} {has}, not {wanted}: leave {what} out, or another folder"
+            )
+
+
+def _explain(what: str, db: str | None, error: BaseException) -> str:
+    text = str(error).strip()
+    if "btree_gist" in text or "gist" in text:
+        return f"{what}: the database lacks the extension btree_gist; its owner should run: CREATE EXTENSION btree_gist;"
+    if db and "postgresql" in db:
+        return (
+            f"{what}: PostgreSQL says: {text.splitlines()[0] if text else error!r}; check the URL, and that the database exists"
+        )
+    return f"{what}: {text or repr(error)}"
