@@ -43,7 +43,12 @@ class Image:
 
     def filled(self) -> Image:
         """Without a pixel that is not finite: those are zero and NO_DATA."""
-        lost = ~np.isfinite(self.data) | ~np.isfinite(self.variance) | (self.variance <= 0) | any_set(self.mask, Mask.NO_DATA, self.data.shape)
+        lost = (
+            ~np.isfinite(self.data)
+            | ~np.isfinite(self.variance)
+            | (self.variance <= 0)
+            | any_set(self.mask, Mask.NO_DATA, self.data.shape)
+        )
         typical = float(np.median(self.variance[~lost])) if not lost.all() else 1.0
         return Image(
             data=np.where(lost, 0, self.data).astype(np.float32),
@@ -91,7 +96,7 @@ def subtract(science: Image, template: Image, psf: KernelField, config: Differen
     reach = int(np.ceil(config.kernel.stamp_fwhm * fwhm))
     deeper = template if np.median(template.variance) < np.median(science.variance) else science
     x, y = choose_stamps(deeper.data, deeper.variance, mask, fwhm, reach, config.kernel)
-    kernel = solve_kernel(source.data, target.data, science.variance + template.variance, mask, x, y, fwhm, config.kernel)
+    kernel = solve_kernel(source.data, target.data, source.variance, target.variance, mask, x, y, fwhm, config.kernel)
     matched = kernel.field.convolve(source.data) + kernel.background()
     spread = spread_mask(source.mask, kernel.field, config.spread_fraction)
     mask = mask | spread

@@ -37,11 +37,15 @@ class KernelConfig:
     background_order: int = 1  # of the differential background
     stamp_fwhm: float = 3.5  # half size of a stamp in FWHM of the broader PSF
     stamp_snr: float = 40.0  # least signal-to-noise of a stamp's source
-    stamps_per_term: int = 10  # stamps needed for each spatial term; fewer stamps lower the order
+    stamps_per_term: int = 15  # stamps needed for each spatial term; fewer stamps lower the order
     max_stamps: int = 400
     min_stamps: int = 3
     clip_sigma: float = 4.0  # of the stamps' chi squares
     clip_rounds: int = 4
+    ridge: float = 1e-7  # added to the scaled normal matrix, whose diagonal is one
+    noise_removed: float = (
+        0.8  # share of the source noise taken out of the normal matrix; all of it would leave no regularisation
+    )
     source_error: float = 0.005  # fraction of a pixel's flux added to its error, so that the brightest stars do not decide alone
 
 
@@ -195,7 +199,9 @@ def choose_stamps(
     radius = max(1.5, fwhm_px)
     x, y = sources["x"], sources["y"]
     flux, flux_error, _ = sep.sum_circle(clean, x, y, radius, err=error, mask=unusable)
-    spoiled = ndimage.maximum_filter(any_set(mask, Mask.SAT | Mask.SUSPECT | Mask.NO_DATA, image.shape), size=2 * int(1.5 * fwhm_px) + 1)
+    spoiled = ndimage.maximum_filter(
+        any_set(mask, Mask.SAT | Mask.SUSPECT | Mask.NO_DATA, image.shape), size=2 * int(1.5 * fwhm_px) + 1
+    )
     inside = (x >= reach_px) & (y >= reach_px) & (x < nx - reach_px) & (y < ny - reach_px)
     good = inside & (flux > config.stamp_snr * flux_error) & (sources["a"] < 1.5 * fwhm_px)
     good[good] &= ~spoiled[np.round(y[good]).astype(int), np.round(x[good]).astype(int)]
@@ -214,7 +220,8 @@ def choose_stamps(
 def solve_kernel(
     source: Floats,
     target: Floats,
-    variance: Floats,
+    source_variance: Floats,
+    target_variance: Floats,
     mask: NDArray[np.uint32],
     x: Floats,
     y: Floats,
@@ -223,7 +230,8 @@ def solve_kernel(
 ) -> MatchingKernel:
     """Kernel that takes `source` to `target` (both (ny, nx)), from stamps at (x, y).
 
-    `variance` is that of both images together, `mask` the union of theirs; `fwhm_px` is the broader PSF's. Raises KernelError
+    `mask` is the union of both; `fwhm_px` is the broader PSF's. Noise of the source would bias the kernel towards one that smooths
+    (errors in variables); its expected part, known from `source_variance`, is taken out of the normal equations. Raises KernelError
     where fewer than `min_stamps` remain.
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
@@ -239,9 +247,21 @@ def solve_kernel(
             f"only {len(cx)} stars can be used to match the PSFs, {config.min_stamps} are needed: "
             "look at the template's coverage and mask, or lower stamp_snr"
         )
-    normal = _stamp_equations(source, target, variance, mask, cx, cy, reach, functions, config)
+    normal = _stamp_equations((source, source_variance), (target, target_variance), mask, (cx, cy), reach, functions, config)
     order = next(o for o in range(config.order, -1, -1) if o == 0 or len(cx) >= config.stamps_per_term * n_terms(o))
     return _clipped_solution(normal, cx, cy, order, functions, source.shape, config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Equations:
+    """Per stamp, for m bases and a constant: normal matrix (n, m + 1, m + 1), the part of it that noise makes, right side (n, m + 1),
+    the target's weighted square (n,), good pixels (n,)."""
+
+    matrix: Floats
+    noise: Floats
+    right: Floats
+    square: Floats
+    pixels: NDArray[np.int_]
 
 
 def _cut(image: Floats, cx: NDArray[np.int_], cy: NDArray[np.int_], reach: int) -> Floats:
@@ -251,17 +271,24 @@ def _cut(image: Floats, cx: NDArray[np.int_], cy: NDArray[np.int_], reach: int) 
 
 
 def _stamp_equations(
-    source: Floats, target: Floats, variance: Floats, mask: NDArray[np.uint32], cx, cy, reach: int, functions: Floats, config: KernelConfig  # noqa: ANN001
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Per stamp: normal matrix (n, m, m), right side (n, m), target's weighted square (n,), good pixels (n,); m bases and a constant."""
+    source: tuple[Floats, Floats],
+    target: tuple[Floats, Floats],
+    mask: NDArray[np.uint32],
+    centres: tuple[NDArray[np.int_], NDArray[np.int_]],
+    reach: int,
+    functions: Floats,
+    config: KernelConfig,
+) -> _Equations:
+    """One small least-squares problem per stamp; images come as (data, variance)."""
     half = functions.shape[-1] // 2
-    n, side = len(cx), 2 * reach + 1
-    unusable = any_set(mask, UNUSABLE, source.shape) | ~np.isfinite(source) | ~np.isfinite(target) | ~(variance > 0)
+    n, side = len(centres[0]), 2 * reach + 1
+    variance = source[1] + target[1]
+    unusable = any_set(mask, UNUSABLE, mask.shape) | ~np.isfinite(source[0]) | ~np.isfinite(target[0]) | ~(variance > 0)
     tainted = ndimage.maximum_filter(unusable, size=3)
-    wide = _cut(np.where(unusable, 0, source).astype(float), cx, cy, reach + half)
-    aim = _cut(np.where(unusable, 0, target).astype(float), cx, cy, reach)
-    good = ~_cut(tainted, cx, cy, reach)
-    weight = good / (np.where(good, _cut(variance, cx, cy, reach), 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
+    wide = _cut(np.where(unusable, 0, source[0]).astype(float), *centres, reach + half)
+    aim = _cut(np.where(unusable, 0, target[0]).astype(float), *centres, reach)
+    good = ~_cut(tainted, *centres, reach)
+    weight = good / (np.where(good, _cut(variance, *centres, reach), 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
     size = fft.next_fast_len(side + 2 * half, real=True)
     transformed = fft.rfft2(wide, s=(size, size))
     design = np.empty((n, len(functions) + 1, side * side))
@@ -270,19 +297,31 @@ def _stamp_equations(
         design[:, i] = piece.reshape(n, -1)
     design[:, -1] = 1
     weighted = design * weight.reshape(n, 1, -1)
-    flat = aim.reshape(n, -1, 1)
-    return (
-        weighted @ design.transpose(0, 2, 1),
-        (weighted @ flat)[:, :, 0],
-        (weight * aim**2).sum(axis=(1, 2)),
-        good.sum(axis=(1, 2)),
+    flat = functions.reshape(len(functions), -1)
+    overlap = np.pad(flat @ flat.T, (0, 1))
+    noise = (weight * np.where(good, _cut(source[1], *centres, reach), 0)).sum(axis=(1, 2))
+    return _Equations(
+        matrix=weighted @ design.transpose(0, 2, 1),
+        noise=noise[:, None, None] * overlap,
+        right=(weighted @ aim.reshape(n, -1, 1))[:, :, 0],
+        square=(weight * aim**2).sum(axis=(1, 2)),
+        pixels=good.sum(axis=(1, 2)),
     )
 
 
-def _clipped_solution(normal, cx, cy, order: int, functions: Floats, shape: tuple[int, int], config: KernelConfig) -> MatchingKernel:  # noqa: ANN001
+def _clipped_solution(
+    equations: _Equations,
+    cx: NDArray[np.int_],
+    cy: NDArray[np.int_],
+    order: int,
+    functions: Floats,
+    shape: tuple[int, int],
+    config: KernelConfig,
+) -> MatchingKernel:
     """Solve for all stamps together, again and again without those that fit badly (variables, blends, moved stars)."""
-    matrix, right, square, pixels = normal
-    usable = pixels > 0.6 * pixels.max()
+    e = equations
+    whole = e.pixels > 0.6 * e.pixels.max()
+    usable = whole
     orders = [min(order, 1)] + [order] * (len(functions) - 1) + [config.background_order if order else 0]
     terms = [polynomial(cx, cy, o, shape) for o in orders]
     ends = np.cumsum([0] + [t.shape[1] for t in terms])
@@ -294,15 +333,18 @@ def _clipped_solution(normal, cx, cy, order: int, functions: Floats, shape: tupl
         if usable.sum() < config.min_stamps:
             raise KernelError(f"{len(cx)} stars were tried and fewer than {config.min_stamps} agree on one kernel")
         left = spread[usable]
-        whole = np.einsum("npi,niq->pq", left @ matrix[usable], left.transpose(0, 2, 1), optimize=True)
-        scale = 1 / np.sqrt(np.maximum(np.diag(whole), 1e-30))
-        scaled = whole * scale * scale[:, None] + 1e-8 * np.eye(len(whole))
-        solution = scale * np.linalg.solve(scaled, scale * np.einsum("npi,ni->p", left, right[usable]))
+        normal = np.einsum(
+            "npi,niq->pq", left @ (e.matrix - config.noise_removed * e.noise)[usable], left.transpose(0, 2, 1), optimize=True
+        )
+        scale = 1 / np.sqrt(np.maximum(np.diag(normal), 1e-30))
+        scaled = normal * scale * scale[:, None] + config.ridge * np.eye(len(normal))
+        solution = scale * np.linalg.solve(scaled, scale * np.einsum("npi,ni->p", left, e.right[usable]))
         local = np.einsum("npi,p->ni", spread, solution)
-        chi2 = (square - 2 * (local * right).sum(1) + np.einsum("ni,nij,nj->n", local, matrix, local)) / np.maximum(pixels, 1)
+        chi2 = e.square - 2 * (local * e.right).sum(1) + np.einsum("ni,nij,nj->n", local, e.matrix, local)
+        chi2 = chi2 / np.maximum(e.pixels, 1)
         middle = np.median(chi2[usable])
         width = 1.4826 * np.median(np.abs(chi2[usable] - middle))
-        kept = (pixels > 0.6 * pixels.max()) & (chi2 < middle + config.clip_sigma * max(width, 0.02 * middle))
+        kept = whole & (chi2 < middle + config.clip_sigma * max(width, 0.02 * middle))
         if (kept == usable).all():
             break
         usable = kept
