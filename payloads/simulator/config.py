@@ -1,4 +1,4 @@
-"""What a survey may say of itself: frozen models with defaults that work; unknown keys are errors that name the nearest known one."""
+"""What a survey may say of itself: frozen models with defaults that work; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class CameraConfig(_Strict):
         rows, columns = self.amplifier_grid
         if rows * columns != self.amplifiers or self.size[0] % rows or self.size[1] % columns:
             raise ValueError(
-                f"{self.amplifiers} amplifiers do not tile {self.size[0]} x {self.size[1]} px in {rows} row(s): choose a size that divides"
+                f"{self.amplifiers} amplifiers do not tile {self.size[0]} x {self.size[1]} px in {rows} row(s): "
+                "choose a size that divides"
             )
         if self.detectors[0] * self.detectors[1] > 256:
             raise ValueError("a camera has at most 256 detectors")
@@ -203,7 +204,7 @@ class SurveyConfig(_Strict):
     filters: dict[str, FilterConfig] = Field(
         default_factory=lambda: dict(_FILTERS), description="physical filter → its properties"
     )
-    fields: tuple[FieldConfig, ...] = Field((FieldConfig(),), min_length=1)  # type: ignore[call-arg]
+    fields: tuple[FieldConfig, ...] = Field((FieldConfig(),), min_length=1)
     exposure_s: float = Field(30.0, gt=0)
     seeing: SeeingConfig = SeeingConfig()
     pointing: PointingConfig = PointingConfig()

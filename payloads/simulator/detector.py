@@ -1,4 +1,4 @@
-"""What is true of one detector: bias structure, dark current, response, defects. Functions of the survey's seed and its number."""
+"""What is true of one detector: bias structure, dark current, response, defects; by the survey's seed and its number."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorTruth:
-    """Maps on the trimmed detector: `bias_adu` (structure without the amplifiers' level), `dark_electron_s`, `flat` by filter
-    (median 1), `throughput` by filter (the light that the flat's normalisation hides, relative to the boresight), `dead`, `hot`."""
+    """Maps (ny, nx) on the trimmed detector: `bias_adu` (structure without the amplifiers' level), `dark_electron_s`, `dead`,
+    `hot`, `flat` by filter (median 1); and `throughput` by filter: the light that this median hides, relative to the boresight.
+    """
 
     bias_adu: Image
     dark_electron_s: Image
@@ -29,7 +30,7 @@ class DetectorTruth:
 
 
 def focal_radius(camera: Camera) -> float:
-    """arcsec from the boresight to the farthest corner of any detector."""
+    """Distance in arcsec from the boresight to the farthest corner of any detector."""
     reach = []
     for detector in camera.detectors:
         ny, nx = detector.shape
@@ -39,7 +40,7 @@ def focal_radius(camera: Camera) -> float:
 
 
 def focal_grid(camera: Camera, detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """u (nx,) and v (ny,) of the detector's columns and rows."""
+    """Focal-plane u (nx,) and v (ny,) of the detector's columns and rows."""
     ny, nx = detector.shape
     n = max(ny, nx)
     along = np.arange(n, dtype=np.float64)

@@ -79,8 +79,8 @@ def airmass_at(survey: SurveyConfig, ra_deg: float, dec_deg: float, mjd_tai: flo
     sine = np.sin(lat) * np.sin(dec) + np.cos(lat) * np.cos(dec) * np.cos(hour_angle)
     if sine < np.sin(np.deg2rad(_LOWEST_ALTITUDE_DEG)):
         raise SurveyConfigError(
-            f"field at RA {ra_deg:.2f}, Dec {dec_deg:.2f} stands at altitude {np.rad2deg(np.arcsin(sine)):.0f} deg at MJD {mjd_tai:.2f}: "
-            f"choose a field near opposition on that date, or another start"
+            f"field at RA {ra_deg:.2f}, Dec {dec_deg:.2f} stands at altitude {np.rad2deg(np.arcsin(sine)):.0f} deg "
+            f"at MJD {mjd_tai:.2f}: choose a field near opposition on that date, or another start"
         )
     return float(1 / sine)
 
@@ -101,7 +101,8 @@ def filters_in_use(survey: SurveyConfig) -> list[str]:
 def _calibrations(survey: SurveyConfig, begin: float) -> list[tuple[str, str | None, float, float]]:
     """(kind, filter, begin, seconds) of an afternoon's calibrations."""
     c = survey.calibrations
-    wanted: list[tuple[str, str | None, float]] = [("bias", None, 0.0)] * c.bias + [("dark", None, c.dark_s)] * c.dark
+    wanted: list[tuple[str, str | None, float]] = []
+    wanted += [("bias", None, 0.0)] * c.bias + [("dark", None, c.dark_s)] * c.dark
     wanted += [("flat", name, c.flat_s) for name in filters_in_use(survey) for _ in range(c.flat)]
     rows = []
     for kind, name, seconds in wanted:

@@ -1,6 +1,6 @@
 """Round light profiles as sums of Gaussians, so that convolution with the PSF and rendering are exact and fast.
 
-The idea is Hogg & Lang 2013 (PASP 125, 719); the weights here are found by non-negative least squares on the profile times radius.
+The idea is Hogg & Lang 2013 (PASP 125, 719); the weights here come from non-negative least squares.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A round profile of total flux 1: `weight` (k,) of Gaussians of variance `variance` (k,), in the square of the profile's unit."""
+    """A round profile of total flux 1: `weight` (k,) of Gaussians of `variance` (k,), in the profile's unit squared."""
 
     weight: NDArray[np.float64]
     variance: NDArray[np.float64]

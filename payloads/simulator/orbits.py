@@ -1,7 +1,7 @@
 """Minor planets on two-body orbits around the Sun, seen from the observatory.
 
-Elements are osculating, heliocentric, on the ecliptic of J2000 (obliquity 84,381.448 arcsec); positions are astrometric ICRS (light
-time, no aberration: the same frame as catalogue stars), topocentric. The Earth and the Sun come from astropy's builtin (ERFA)
+Elements are osculating, heliocentric, on the ecliptic of J2000 (obliquity 84,381.448 arcsec); positions are topocentric
+astrometric ICRS (light time, no aberration: the frame of catalogue stars). Earth and Sun come from astropy's builtin (ERFA)
 ephemeris, which needs no download. Two-body formulae: e.g. Murray & Dermott 1999, chapter 2.
 """
 
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Orbits:
-    """Orbital elements (n,): au, degrees; `epoch_mjd` TDB at which `mean_anomaly_deg` holds; absolute magnitude in r and colour g-r."""
+    """Orbital elements (n,): au, degrees; `epoch_mjd` TDB at which `mean_anomaly_deg` holds; `absolute_mag` in r; g-r."""
 
     id: NDArray[np.int64]
     semi_major_axis_au: Array
@@ -131,7 +131,7 @@ def orbits_through(
 ) -> Orbits:
     """Orbits that pass the given positions (n,) at `mjd_tai` with the given magnitudes in r.
 
-    Size, shape and phase of the orbit are drawn; the distance and the plane's orientation then follow from where it must be seen. The
+    Size, shape and phase of the orbit are drawn; distance and orientation then follow from where it must be seen. The
     inclination is the least that reaches the ecliptic latitude, plus a Rayleigh deviate of 5 degrees, as in the main belt.
     """
     n = len(ra_deg)

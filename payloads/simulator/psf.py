@@ -1,4 +1,4 @@
-"""The point spread function over the focal plane: a Moffat of the exposure's seeing, its size and ellipticity varying quadratically."""
+"""The point spread function over the focal plane: a Moffat whose size and ellipticity vary quadratically."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class PsfField:
         return self.fwhm_px * (polynomial(u, v) @ self.coefficients)[:, 0]
 
     def shape(self, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(3, n) cxx, cxy, cyy in px² of a component of unit variance at focal-plane positions (n,): size² times a unit-determinant shear."""
+        """(3, n) cxx, cxy, cyy in px² of a component of unit variance at focal-plane positions (n,).
+
+        Size² times a shear of determinant 1, so that ellipticity leaves the area alone.
+        """
         size, e1, e2 = (polynomial(u, v) @ self.coefficients).T
         scale = (self.fwhm_px * size) ** 2 / np.sqrt(1 - e1**2 - e2**2)
         return np.stack([scale * (1 + e1), scale * e2, scale * (1 - e1)])

@@ -1,7 +1,7 @@
 """Elliptical Gaussians into pixels: every source is a sum of them, whatever its shape, and each is cut where its light ends.
 
-Pixel integration: a sharp Gaussian (minor sigma below 1.6 px) is averaged over 3 x 3 Gauss-Legendre points of each pixel; a wide one
-is sampled once after adding the variance of a pixel (1/12), which is then right to 2e-4 of its peak.
+Pixel integration: a sharp Gaussian (minor sigma below 1.6 px) is averaged over 3 x 3 Gauss-Legendre points of each pixel; a wide
+one is sampled once after adding the variance of a pixel (1/12), which is then right to 2e-4 of its peak.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def half_widths(light: Gaussians, floor: float) -> NDArray[np.int64]:
 
 
 def add_gaussians(image: NDArray[np.float32], light: Gaussians, floor: float = 0.01) -> None:
-    """Add the light to `image` (ny, nx) in place, in the unit of `flux`; what falls outside is lost. `floor`: see `half_widths`."""
+    """Add the light to `image` (ny, nx) in place, in the unit of `flux`; what falls outside is lost. `floor`: `half_widths`."""
     if not len(light):
         return
     half = half_widths(light, floor)

@@ -173,7 +173,7 @@ def _asteroids(frame: Frame) -> tuple[Gaussians, Epochs]:
         trails.append(frame.points(x0[k] + part * (x1[k] - x0[k]), y0[k] + part * (y1[k] - y0[k]), np.full(n, 1 / n)))
     hours = e.exposure_s / 3600
     rate = separation_arcsec(begin.ra[at], begin.dec[at], end.ra[at], end.dec[at]) / hours
-    east = (end.ra[at] - begin.ra[at]) * np.cos(np.deg2rad(middle.dec[at]))
+    east = ((end.ra[at] - begin.ra[at] + 180) % 360 - 180) * np.cos(np.deg2rad(middle.dec[at]))
     k = np.flatnonzero(frame.inside(x, y))
     epochs = Epochs(
         table="asteroid_epochs",

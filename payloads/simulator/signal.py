@@ -1,7 +1,7 @@
 """From expected electrons to the integers of a raw frame, in the order in which a camera does it.
 
-Photons arrive (Poisson), cosmic rays strike, pixels fill up, amplifiers turn electrons into ADU and hear each other (crosstalk), and
-bias, read noise and rounding come last. So instrument signature removal can undo it in the opposite order with camera.yaml alone.
+Photons arrive (Poisson), cosmic rays strike, pixels fill up, amplifiers turn electrons into ADU and hear each other (crosstalk),
+and bias, read noise and rounding come last. So instrument signature removal can undo it backwards with camera.yaml alone.
 """
 
 from __future__ import annotations

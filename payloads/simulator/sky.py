@@ -16,7 +16,10 @@ NJY_ZEROPOINT = 31.4  # AB magnitude of 1 nJy
 
 @dataclass(frozen=True, kw_only=True)
 class Stars:
-    """Stars: positions in ICRS degrees; `mag` in r; `colour` g-r; `period_d` 0 for the constant ones, `amplitude` half of peak to peak."""
+    """Stars (n,): positions in ICRS degrees; `mag` in r; `colour` g-r.
+
+    `period_d` is 0 for the constant ones, `amplitude` half of peak to peak, `phase` in cycles.
+    """
 
     id: NDArray[np.int64]
     ra: NDArray[np.float64]
@@ -59,7 +62,7 @@ def njy(mag: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def field_half_size(survey: SurveyConfig, field: FieldConfig) -> tuple[float, float]:
-    """Half width and half height (arcsec) of the sky that any visit of a field can see, with room for pointing errors and wings."""
+    """Half width and half height (arcsec) of the sky that visits of a field can see, with room for errors and wings."""
     camera = survey.camera
     rows, columns = camera.detectors
     margin = field.dither_arcsec + 4 * survey.pointing.error_arcsec + 25 * camera.pixel_scale_arcsec
@@ -138,7 +141,7 @@ def make_galaxies(survey: SurveyConfig) -> Galaxies:
 
 
 def reference_catalogue(survey: SurveyConfig, stars: Stars) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """What another survey would know: constant or not, stars brighter than the limit, with small errors; `mag_<band>` per band."""
+    """What another survey would know: stars brighter than the limit, variable or not, with small errors; `mag_<band>`."""
     rng = stream(survey.seed, Stream.REFERENCE)
     bright = np.flatnonzero(stars.mag < survey.reference.faint_mag)
     n = len(bright)

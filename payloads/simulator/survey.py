@@ -99,7 +99,7 @@ _worker: _Worker | None = None
 
 
 def _start(survey: SurveyConfig, out: Path) -> None:
-    global _worker  # noqa: PLW0603  one per process: what a pool's initializer is for
+    global _worker  # one per process: what a pool's initializer is for
     _worker = _Worker(survey, out)
 
 

@@ -22,8 +22,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Transients:
-    """Transients (n,): `host` is a galaxy's id or -1; flux rises as sin² from `onset_mjd` to `peak_mjd` (TAI), then decays by e in `decline_d`.
+    """Transients (n,): `host` is a galaxy's id or -1.
 
+    Flux rises as sin² from `onset_mjd` to `peak_mjd` (TAI), then decays by e in `decline_d`.
     `peak_mag` is in r and `colour` is g-r, as for all other sources.
     """
 

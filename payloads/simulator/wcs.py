@@ -43,7 +43,7 @@ def detector_wcs(pointing: Pointing, detector: Detector, nominal_scale_arcsec: f
     wcs.wcs.radesys = "ICRS"
     wcs.wcs.crval = [pointing.ra_deg, pointing.dec_deg]
     wcs.wcs.crpix = [x + 1, y + 1]
-    # +y points to position angle `angle`: (xi, eta) = (sin, cos); +x lies 90 degrees clockwise of it seen on the sky: west for angle 0.
+    # +y points to position angle `angle`: (xi, eta) = (sin, cos); +x points west for angle 0.
     wcs.wcs.cd = scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     wcs.wcs.set()
     return wcs

@@ -1,4 +1,4 @@
-"""Everything of a survey that is the same for all its frames: sky, camera, schedule. Made from the configuration alone, in a second or so."""
+"""Everything of a survey that is the same for all its frames: sky, camera, schedule; from the configuration alone."""
 
 from __future__ import annotations
 
