@@ -135,7 +135,7 @@ def correct_crosstalk(data: NDArray[np.float32], detector: Detector) -> NDArray[
 def _check_within(shape: tuple[int, ...], section: tuple[slice, slice], amp: Amplifier, detector: Detector) -> None:
     if len(shape) != 2 or section[0].stop > shape[0] or section[1].stop > shape[1]:
         raise FrameUnusable(
-            f"the frame is {' x '.join(map(str, shape[::-1]))} pixels, but amplifier {amp.name} of detector {detector.name} reaches "
+            f"the frame is {' x '.join(map(str, shape[::-1]))} pixels, but amplifier {amp.name} of {detector.name} reaches "
             f"to ({section[1].stop}, {section[0].stop}): cut off, or another camera's; set it aside"
         )
 

@@ -1,0 +1,42 @@
+"""The sky's background: a smooth mesh with sources, defects and saturation left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+from scipy import ndimage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sky:
+    """Background `image` (ny, nx) float32 and its median `level` and pixel noise `sigma`, all in the frame's unit."""
+
+    image: NDArray[np.float32]
+    level: float
+    sigma: float
+
+
+def estimate_background(
+    data: NDArray[np.float32], unusable: NDArray[np.bool_], *, box_px: int = 64, sources: NDArray[np.bool_] | None = None
+) -> Sky:
+    """Background of `data` (ny, nx) on a mesh of `box_px` (SExtractor's estimator, as in sep), median-filtered 3 x 3.
+
+    `unusable` pixels and, in a second pass, `sources` are not looked at: unmasked wings of stars lift a background by some per
+    cent of its noise. The noise is that of the lowest half of the frame's meshes' median, as sep gives it.
+    """
+    mask = unusable if sources is None else unusable | sources
+    # A mesh without any free pixel would make sep fall back on its neighbours; a frame without any has no background.
+    ny, nx = data.shape
+    box = max(8, min(box_px, ny // 2, nx // 2))
+    mesh = sep.Background(np.ascontiguousarray(data, dtype=np.float32), mask=mask, bw=box, bh=box, fw=3, fh=3)
+    return Sky(image=mesh.back(dtype=np.float32), level=float(mesh.globalback), sigma=float(mesh.globalrms))
+
+
+def grow(sources: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    """`sources` widened by a radius."""
+    if not sources.any() or radius_px < 1:
+        return sources
+    return ndimage.distance_transform_edt(~sources) <= radius_px

@@ -1,0 +1,170 @@
+"""A reduced frame's background, cosmic rays, PSF and sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+
+from payloads.background import Sky, estimate_background, grow
+from payloads.cosmic_rays import find_cosmic_rays
+from payloads.detection import Detections, NothingDetected, SourceFlag, detect, flag_sources
+from payloads.mask import UNUSABLE, Mask, any_set
+from payloads.photometry import PsfFit, add_sources, aperture_flux, fit_psf_flux, psf_aperture_fraction
+from payloads.psf import PsfModel
+from payloads.stars import build_psf, choose_stars, guess_fwhm
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharacterizeConfig:
+    """How a frame is characterized; lengths in px, fluxes in sigma."""
+
+    box_px: int = 64  # mesh of the background
+    threshold: float = 1.5  # of detection, per smoothed pixel
+    min_pixels: int = 5
+    snr_min: float = 5.0  # of a source's PSF flux, to be kept
+    cosmic_ray_sigma: float = 6.0
+    psf_order: int = 2
+    deblend_contrast: float = 0.005
+    aperture_fwhm: float = 2.0  # radius of apFlux
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characterized:
+    """Results: background-subtracted `data` and `mask` (ny, nx), `sky`, `psf` and `columns` of the sources by name, each (n,)."""
+
+    data: NDArray[np.float32]
+    mask: NDArray[np.uint32]
+    sky: Sky
+    psf: PsfModel
+    n_psf_stars: int
+    columns: dict[str, NDArray[np.generic]]
+
+
+def characterize(
+    data: NDArray[np.float32], variance: NDArray[np.float32], mask: NDArray[np.uint32], config: CharacterizeConfig | None = None
+) -> Characterized:
+    """Characterize a frame in electrons with variance and mask, all (ny, nx). NothingDetected where there is no star.
+
+    Two passes: the first, shallow, to know the width of stars, so that cosmic rays can be told and sources be kept out of the
+    background; the second, deep. PSF, then PSF fluxes, then both once more with each source's neighbours subtracted.
+    """
+    config = config or CharacterizeConfig()
+    mask = mask.copy()
+    unusable = any_set(mask, UNUSABLE, data.shape)
+    if unusable.all():
+        raise NothingDetected("every pixel of the frame is masked: look at its calibrations")
+    rough = estimate_background(data, unusable, box_px=config.box_px)
+    image = data - rough.image
+    fwhm, sources = _first_look(image, rough.sigma, unusable, config)
+    hit = find_cosmic_rays(image, variance, unusable, fwhm, sigma=config.cosmic_ray_sigma)
+    mask[hit] |= np.uint32(Mask.CR)
+    unusable |= hit
+    sky = estimate_background(data, unusable, box_px=config.box_px, sources=grow(sources, 2.0 * fwhm))
+    image = data - sky.image
+    found = detect(
+        image,
+        sky.sigma,
+        unusable,
+        fwhm,
+        threshold=config.threshold,
+        min_pixels=config.min_pixels,
+        deblend_contrast=config.deblend_contrast,
+    )
+    if not len(found):
+        raise NothingDetected("no source is above threshold: clouds, or a closed dome")
+    mask[found.footprint] |= np.uint32(Mask.DETECTED)
+    psf, n_stars, fit = _psf_and_fluxes(image, variance, mask, unusable, found, fwhm, sky.sigma, config)
+    columns = _columns(image, variance, mask, unusable, found, psf, fit, config)
+    return Characterized(data=image, mask=mask, sky=sky, psf=psf, n_psf_stars=n_stars, columns=columns)
+
+
+def _first_look(
+    image: NDArray[np.float32], sigma: float, unusable: NDArray[np.bool_], config: CharacterizeConfig
+) -> tuple[float, NDArray[np.bool_]]:
+    bright = detect(image, sigma, unusable, 3.0, threshold=3.0, min_pixels=config.min_pixels, deblend_contrast=1.0)
+    fwhm = guess_fwhm(image, bright, unusable)
+    if not np.isfinite(fwhm):
+        raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")
+    return max(fwhm, 1.5), bright.footprint
+
+
+def _psf_and_fluxes(
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    mask: NDArray[np.uint32],
+    unusable: NDArray[np.bool_],
+    found: Detections,
+    fwhm: float,
+    sigma: float,
+    config: CharacterizeConfig,
+) -> tuple[PsfModel, int, PsfFit]:
+    """PSF and fluxes, the second time with neighbours subtracted."""
+    reach = max(3, round(fwhm))
+    flags = flag_sources(found.x, found.y, mask, core_px=reach, reach_px=round(3.5 * fwhm) + 3)
+    stars = choose_stars(image, sigma, unusable, found, flags, fwhm)
+    psf, _ = build_psf(image, unusable, found.x[stars], found.y[stars], fwhm, order=config.psf_order)
+    fit = fit_psf_flux(image, variance, unusable, psf, found.x, found.y, rounds=2)
+    psf, n_stars = build_psf(
+        _alone(image, psf, fit, stars), unusable, fit.x[stars], fit.y[stars], psf.fwhm_px, order=config.psf_order, size=psf.size
+    )
+    residual = image.copy()
+    kept = fit.good & (fit.flux > 0)
+    add_sources(residual, psf, fit.x[kept], fit.y[kept], -fit.flux[kept])
+    again = fit_psf_flux(residual, variance, unusable, psf, fit.x, fit.y, own_flux=np.where(kept, fit.flux, 0.0))
+    return psf, n_stars, again
+
+
+def _alone(image: NDArray[np.float32], psf: PsfModel, fit: PsfFit, stars: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The image without the sources that are no PSF stars."""
+    others = fit.good & (fit.flux > 3.0 * fit.flux_err)
+    others[stars] = False
+    cleaned = image.copy()
+    add_sources(cleaned, psf, fit.x[others], fit.y[others], -fit.flux[others])
+    return cleaned
+
+
+def _columns(
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    mask: NDArray[np.uint32],
+    unusable: NDArray[np.bool_],
+    found: Detections,
+    psf: PsfModel,
+    fit: PsfFit,
+    config: CharacterizeConfig,
+) -> dict[str, NDArray[np.generic]]:
+    """The columns of `src` that need no ids or sky positions, of the sources that are significant."""
+    fwhm = psf.fwhm_px
+    significant = (fit.flux > config.snr_min * fit.flux_err) | ~fit.good
+    fit = replace(fit, **{name: value[significant] for name, value in vars(fit).items()})
+    flags = flag_sources(fit.x, fit.y, mask, core_px=max(2, round(fwhm)), reach_px=max(2, round(fwhm)))
+    flags[found.blended[significant]] |= int(SourceFlag.BLENDED)
+    flags[~fit.good] |= int(SourceFlag.NO_FIT)
+    apertures = []
+    for scale in (1.25, config.aperture_fwhm):
+        flux, error = aperture_flux(image, variance, unusable, fit.x, fit.y, scale * fwhm)
+        fraction = psf_aperture_fraction(psf, scale * fwhm)
+        apertures.append((flux / fraction, error / fraction))
+    half_light, _ = sep.flux_radius(
+        np.ascontiguousarray(image), fit.x, fit.y, np.full(len(fit.x), 2.5 * fwhm), 0.5, mask=unusable, subpix=5
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        extended = 1.0 - fit.flux / apertures[0][0]
+        tolerance = 0.04 + 2.0 * apertures[0][1] / np.abs(apertures[0][0])
+    return {
+        "x": fit.x,
+        "y": fit.y,
+        "xErr": fit.x_err,
+        "yErr": fit.y_err,
+        "psfFlux": fit.flux,
+        "psfFluxErr": fit.flux_err,
+        "apFlux": apertures[1][0],
+        "apFluxErr": apertures[1][1],
+        "snr": fit.flux / fit.flux_err,
+        "fwhm": 2.0 * half_light,
+        "flags": flags,
+        "isStar": (extended < tolerance) & fit.good,
+    }
