@@ -98,7 +98,7 @@ class Filter(_Strict):
 class HeaderRule(_Strict):
     """How one standard observation property is read from a header.
 
-    Exactly one of `keyword`, `constant` and `filename` (a regular expression with one group, matched against the file's name) gives
+    Exactly one of `keyword`, `constant` and `filename` (a regular expression with one group, searched in the file's name) gives
     the value; `values` then translates it, `default` stands in where the keyword is absent.
     """
 

@@ -57,6 +57,19 @@ def _tell(report: IngestReport, home: Path) -> None:
 
 @click.command()
 @home_option
+@click.argument("path", type=click.Path(path_type=Path))
+def refcat(home: Path, path: Path) -> None:
+    """Put a reference catalogue (parquet, csv or fits with id, ra, dec and mag_<band>) into the repository."""
+    from payloads.refcat import ingest_refcat
+
+    with _progress("shards") as advance:
+        report = ingest_refcat(home, path, progress=advance)
+    known = f", {report.already} of them there already" if report.already else ""
+    click.echo(f"{report.sources} sources in {', '.join(report.bands)}: {report.shards} shards{known}")
+
+
+@click.command()
+@home_option
 @click.option("--pipeline", required=True, metavar="URI", help="resource://payloads/pipelines/NAME.yaml#SUBSET, or a file.")
 @click.option("--inputs", required=True, metavar="A,B", help="Collections, searched in this order.")
 @click.option("--output-run", required=True, metavar="RUN", help="A new RUN.")

@@ -32,14 +32,13 @@ def execute_pipeline(
 ) -> int:
     """Plan and run; returns the number of quanta (0: nothing to do, and no RUN is made).
 
-    `pipeline`: URI, with `#subset` or `#label`. `inputs`: collections searched in this order. `run`: a new RUN. `config_overrides`:
-    task label → field (dotted) → value. With more than one process quanta run in spawned processes. Raises ExecutionError where the
-    run has outputs already or a quantum fails (those it does not feed still run).
+    `pipeline`: URI, with `#subset` or `#label`. `inputs`: collections searched in this order. `run`: a new RUN.
+    `config_overrides`: task label → field (dotted) → value. With more than one process quanta run in spawned processes. Raises
+    ExecutionError where the run has outputs already or a quantum fails (those it does not feed still run).
     """
     admin = open_repository(root, writeable=True)
     if admin.collections.query(run) and _has_datasets(admin, run):
         raise ExecutionError(f"run {run} has outputs already: name a new --output-run, outputs are never overwritten")
-    # The executor clones its butler: SHA-256 is for the datastore instance, which the clone shares.
     butler = open_repository(root, writeable=True, collections=[*inputs], run=run)
     executor = SeparablePipelineExecutor(butler)
     plan = executor.make_pipeline(pipeline)
@@ -76,7 +75,7 @@ def _override(pipeline: Pipeline, overrides: Mapping[str, Mapping[str, Any]]) ->
 
 
 def certify(butler: Butler, refs: Iterable[DatasetRef], into: str, begin: Time | None = None, end: Time | None = None) -> None:
-    """Make calibrations valid from `begin` to `end` (TAI; None: for ever) in the CALIBRATION collection `into`, made if need be."""
+    """Make calibrations valid from `begin` to `end` (None: for ever) in the CALIBRATION collection `into`, made if need be."""
     butler.collections.register(into, CollectionType.CALIBRATION)
     butler.registry.certify(into, list(refs), Timespan(begin, end))
 

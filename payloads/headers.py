@@ -82,7 +82,7 @@ class Observation:
 
 def observe(header: Mapping[str, Any], filename: str, camera: Camera) -> Observation:
     """Read a header; `filename` is the file's name without folders. Raises HeaderError or one of its kinds."""
-    _check_camera(header, filename, camera)
+    _check_camera(header, camera)
     try:
         raw = _by_translator(header, filename, camera) if camera.headers.translator else _by_rules(header, filename, camera)
         return _assemble(raw, header, camera)
@@ -92,7 +92,7 @@ def observe(header: Mapping[str, Any], filename: str, camera: Camera) -> Observa
         raise HeaderError(f"camera {camera.name}: {error}") from error
 
 
-def _check_camera(header: Mapping[str, Any], filename: str, camera: Camera) -> None:
+def _check_camera(header: Mapping[str, Any], camera: Camera) -> None:
     for keyword, pattern in camera.headers.must.items():
         value = header.get(keyword)
         if value is None:
@@ -269,7 +269,7 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
     kind = raw.observation_type
     if kind not in OBSERVATION_TYPES:
         raise HeaderError(
-            f"observation_type: {kind!r} is none of {', '.join(sorted(OBSERVATION_TYPES))}; say in the camera's `values` which it is"
+            f"observation_type: {kind!r} is none of {', '.join(sorted(OBSERVATION_TYPES))}; the camera's `values` must say"
         )
     if raw.begin is None:
         raise HeaderError("datetime_begin: the header has no time of observation")

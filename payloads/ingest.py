@@ -1,7 +1,7 @@
 """Raw frames into the repository: check every file, register, copy the good in bulk, set the bad aside, go on.
 
-Everything is a function of the files alone and every step may be repeated: ingesting twice, in another order, or after a crash gives
-the same repository.
+Everything is a function of the files alone and every step may be repeated: ingesting twice, in another order, or after a crash
+gives the same repository.
 """
 
 from __future__ import annotations
@@ -56,13 +56,11 @@ class IngestReport:
         }
 
 
-def ingest(
-    home: Path, camera: Camera, paths: list[Path], *, progress: Callable[[int, int], None] = lambda done, total: None
-) -> IngestReport:
+def ingest(home: Path, camera: Camera, paths: list[Path], *, progress: Callable[[int, int], None] | None = None) -> IngestReport:
     """Ingest files, and below folders everything that looks like FITS, into the repository of `home`.
 
-    `progress` is called with files done and files in all. Raises EndpointFull where the disk is full (what was done stays done), and
-    InstrumentError where the camera contradicts the repository.
+    `progress` is called with files done and files in all. Raises EndpointFull where the disk is full (what was done stays done),
+    and InstrumentError where the camera contradicts the repository.
     """
     butler = open_repository(home / "repo", writeable=True)
     files = find_files(paths)
@@ -75,7 +73,8 @@ def ingest(
             judged = []
             for number, path in enumerate(files[start : start + CHUNK], start + 1):
                 judged.append(check(path, camera))
-                progress(number, len(files))
+                if progress is not None:
+                    progress(number, len(files))
             new, same, bad = _sort(butler, camera, judged)
             _store(butler, camera, new)
             aside.put(bad, camera.name)

@@ -72,7 +72,7 @@ def defaults(instrument: str) -> str:
 def register_camera(butler: Butler, camera: Camera) -> None:
     """Dimension records, collections and the `camera` dataset; called again it adds what is new and changes nothing else.
 
-    A description that changed is put in a RUN of its own, in front of the chain: what was made with the old one can be read again.
+    A description that changed is put in a RUN of its own, in front of the chain; the old one stays, for what was made with it.
     """
     if len(camera.name) > 32:
         raise InstrumentError(f"camera {camera.name}: the repository holds names of at most 32 characters")
@@ -97,7 +97,7 @@ def _put_camera(butler: Butler, camera: Camera) -> str:
     content = camera.to_dict()
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     first = f"{camera.name}/camera"
-    runs = {name: butler for name in butler.collections.query(f"{first}*", collection_types=CollectionType.RUN)}
+    runs = set(butler.collections.query(f"{first}*", collection_types=CollectionType.RUN))
     for run in (first, f"{first}/{digest}"):
         if run in runs and (ref := butler.find_dataset("camera", instrument=camera.name, collections=run)) is not None:
             if butler.get(ref) == content:

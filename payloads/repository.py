@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from backbone.errors import PermanentError
 
 SEED: dict[str, Any] = {
     "datastore": {
+        "cls": "payloads.datastore.Sha256FileDatastore",
         "name": DATASTORE,
         "checksum": True,
         # The default formatter is obs_base's, which is absent: every storage class of ours is named.
@@ -74,7 +74,8 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
             # forceConfigRoot=True, the default, would reset datastore.root in silence.
             Butler.makeRepo(where, config=seed(db=db, datastore=datastore), forceConfigRoot=False)
         except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError, ConflictingDefinitionError) as error:
-            where.join("butler.yaml").remove() if where.join("butler.yaml").exists() else None
+            if where.join("butler.yaml").exists():
+                where.join("butler.yaml").remove()  # half a repository would be taken for a whole one
             raise RepositoryError(_explain(f"{root}: cannot make the repository", db, error)) from error
     butler = open_repository(root, writeable=True)
     for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT):
@@ -84,29 +85,14 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
 
 
 def open_repository(root: str | Path, *, writeable: bool = False, **options: Any) -> Butler:
-    """Open a repository of ours; files it writes are recorded with SHA-256. `options` are those of `Butler.from_config`."""
+    """Open a repository of ours, with a plain error where that fails. `options` are those of `Butler.from_config`."""
     where = ResourcePath(str(root), forceDirectory=True)
     if not where.join("butler.yaml").exists():
         raise RepositoryError(f"{root} is no repository (it has no butler.yaml): make it with `pachon init`")
     try:
-        butler = Butler.from_config(where, writeable=writeable, **options)
+        return Butler.from_config(where, writeable=writeable, **options)
     except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError) as error:
         raise RepositoryError(_explain(f"{root}: cannot open the repository", None, error)) from error
-    use_sha256(butler)
-    return butler
-
-
-def use_sha256(butler: Butler) -> None:
-    """Let this Butler record SHA-256: its own algorithm is blake2b, and no configuration changes it."""
-    butler._datastore.computeChecksum = _sha256
-
-
-def _sha256(uri: ResourcePath) -> str:
-    digest = hashlib.sha256()
-    with uri.open("rb") as file:  # an lsst.resources handle, which hashlib.file_digest does not take
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def checksums(butler: Butler, refs: list[Any]) -> dict[Any, str]:
@@ -118,8 +104,9 @@ def checksums(butler: Butler, refs: list[Any]) -> dict[Any, str]:
 def _check_same(root: str | Path, db: str | None, datastore: str | None) -> None:
     config = ButlerConfig(ResourcePath(str(root), forceDirectory=True))
     if config["datastore", "name"] != DATASTORE:
+        name = config["datastore", "name"]
         raise RepositoryError(
-            f"{root}: a repository not made by Pachón (its datastore is called {config['datastore', 'name']!r}): choose another folder"
+            f"{root}: a repository not made by Pachón (its datastore is called {name!r}): choose another folder"
         )
     for what, wanted, has in (("db", db, config["registry", "db"]), ("datastore", datastore, config["datastore", "root"])):
         if wanted and wanted.rstrip("/") != str(has).rstrip("/"):
