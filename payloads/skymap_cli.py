@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from lsst.daf.butler import Butler
 
-from payloads.skymap import SkyMap, SkyMapError, visit_regions
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler
+
+    from payloads.skymap import SkyMap
 
 
 @click.group()
@@ -24,7 +27,10 @@ def skymap() -> None:
 @click.option("--border-px", type=click.IntRange(min=0), default=50, show_default=True, help="Border shared with its neighbours.")
 def make(home: Path, name: str, instrument: str, pixel_scale: float | None, patch_px: int, border_px: int) -> None:
     """Make a sky map around the observed fields and register it. Making the same map twice is harmless."""
-    with Butler.from_config(str(home / "repo"), writeable=True) as butler:
+    from payloads.repository import open_repository
+    from payloads.skymap import SkyMapError
+
+    with open_repository(home / "repo", writeable=True) as butler:
         try:
             sky_map, new = make_from_visits(butler, name, instrument, pixel_scale, patch_px, border_px)
         except SkyMapError as error:
@@ -39,23 +45,17 @@ def make_from_visits(
     butler: Butler, name: str, instrument: str, pixel_scale_arcsec: float | None = None, patch_px: int = 1000, border_px: int = 50
 ) -> tuple[SkyMap, bool]:
     """Make and register a map around an instrument's visits; (map, whether it was new). Scale: the camera's unless given."""
+    from payloads.instrument import read_camera
+    from payloads.skymap import SkyMap, SkyMapError, visit_regions
+
     regions = visit_regions(butler, instrument)
     if not regions:
         raise SkyMapError(f"sky map {name}: instrument {instrument} has no visits here; ingest on-sky exposures first")
     sky_map = SkyMap.cover(
         name,
         regions,
-        pixel_scale_arcsec=pixel_scale_arcsec or _camera_scale(butler, instrument),
+        pixel_scale_arcsec=pixel_scale_arcsec or read_camera(butler, instrument).pixel_scale_arcsec,
         patch_inner_px=patch_px,
         patch_border_px=border_px,
     )
     return sky_map, sky_map.register(butler)
-
-
-def _camera_scale(butler: Butler, instrument: str) -> float:
-    from payloads.camera import Camera
-
-    refs = butler.query_datasets("camera", collections="*", instrument=instrument, find_first=False, explain=False)
-    if not refs:
-        raise SkyMapError(f"instrument {instrument} has no camera dataset to take the pixel scale from; give --pixel-scale")
-    return Camera.from_dict(butler.get(refs[0])).pixel_scale_arcsec

@@ -8,7 +8,7 @@ gathered block by block, so that memory beyond the outputs is one padded copy of
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +85,39 @@ class PixelMap:
 
         return fill(self.x), fill(self.y), fill(self.area)
 
+    def at(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Source x, y (n,) at target places (n,), and the jacobian d(source x, y) / d(target x, y), (n, 2, 2)."""
+        column = np.clip((x // self.step).astype(int), 0, self.x.shape[1] - 2)
+        row = np.clip((y // self.step).astype(int), 0, self.x.shape[0] - 2)
+        fx, fy = x / self.step - column, y / self.step - row
+
+        def fill(nodes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+            corner, right = nodes[row, column], nodes[row, column + 1]
+            above, across = nodes[row + 1, column], nodes[row + 1, column + 1]
+            low, high = corner + (right - corner) * fx, above + (across - above) * fx
+            by_x = ((right - corner) * (1 - fy) + (across - above) * fy) / self.step
+            return low + (high - low) * fy, by_x, (high - low) / self.step
+
+        source_x, x_u, x_v = fill(self.x)
+        source_y, y_u, y_v = fill(self.y)
+        return source_x, source_y, np.stack([np.stack([x_u, x_v], -1), np.stack([y_u, y_v], -1)], -2)
+
+    def box(self, shape: tuple[int, ...], margin: int) -> tuple[slice, slice]:
+        """Rows and columns of a source image of `shape` that the map uses, and `margin` more where there are any."""
+        spans = []
+        for nodes, length in ((self.y, shape[0]), (self.x, shape[1])):
+            seen = nodes[np.isfinite(nodes)]
+            low = int(np.clip(np.floor(seen.min()) - margin, 0, length)) if seen.size else 0
+            high = int(np.clip(np.ceil(seen.max()) + margin + 1, 0, length)) if seen.size else 0
+            spans.append(slice(low, max(low, high)))
+        return spans[0], spans[1]
+
+    def shifted(self, rows: int, columns: int) -> PixelMap:
+        """The map to a source image whose first `rows` and `columns` were cut off."""
+        return replace(self, x=self.x - columns, y=self.y - rows)
+
 
 def warp_image(
     data: NDArray[Any],
@@ -121,14 +154,17 @@ def warp_pixels(
     if kernel not in _KERNELS:
         raise ValueError(f"kernel {kernel!r} is not known; use one of {', '.join(_KERNELS)}")
     pad = _KERNELS[kernel]
+    box = pixel_map.box(data.shape, pad + 3)  # beyond the kernel: what a repair looks at
+    pixel_map = pixel_map.shifted(box[0].start, box[1].start)
+    data, variance, mask = data[box], None if variance is None else variance[box], None if mask is None else mask[box]
     table = _kernel_table(kernel)
-    image, spread, core = _prepare(data, variance, mask, pad)
     ny, nx = pixel_map.shape
     out = np.zeros((ny, nx), np.float32)
-    out_variance = None if spread is None else np.full((ny, nx), np.inf, np.float32)
+    out_variance = None if variance is None else np.full((ny, nx), np.inf, np.float32)
     out_mask = np.full((ny, nx), np.uint32(Mask.NO_DATA), np.uint32)
     if data.size == 0:
         return Warped(out, out_variance, out_mask)
+    image, spread, core = _prepare(data, variance, mask, pad)
     rows = max(1, _BLOCK_PIXELS // nx)
     for start in range(0, ny, rows):
         stop = min(start + rows, ny)
