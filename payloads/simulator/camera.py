@@ -96,5 +96,7 @@ def build_camera(survey: SurveyConfig) -> Camera:
         filters=tuple(Filter(name=name, band=f.band) for name, f in survey.filters.items()),
         headers=_headers(config.name),
         nominal_zeropoint_mag=float(np.mean(zeropoints)),
+        # Errors are cut at three sigma per axis: the worst is 3 sqrt(2).
+        pointing_error_arcsec=round(4.3 * survey.pointing.error_arcsec, 2),
         full_well_electron=config.full_well_adu * config.gain,
     )

@@ -36,6 +36,7 @@ class CameraConfig(_Strict):
     read_noise_electron: float = Field(6.0, gt=0)
     read_noise_spread: float = Field(0.05, ge=0, lt=0.3, description="rms between amplifiers, fraction")
     full_well_adu: float = Field(50_000.0, gt=0, le=64_000, description="above bias, where a pixel fills; ADC ends at 65,535")
+    bleed: bool = Field(True, description="whether what a full pixel cannot hold runs along its column")
     bias_adu: float = Field(1000.0, gt=0, description="mean level")
     bias_structure_adu: float = Field(2.0, ge=0, description="rms of the fixed column pattern")
     bias_drift_adu: float = Field(3.0, ge=0, description="rms of an amplifier's level from frame to frame")

@@ -30,7 +30,8 @@ from payloads.simulator.world import World
 
 Array = NDArray[np.float64]
 Image = NDArray[np.float32]
-_WINGS_PX = 40.0
+_GALAXY_WINGS_PX = 250.0
+_PSF_WINGS_FWHM = 13.0  # where `render` cuts the widest Gaussian of the brightest stars
 _TRAIL_STEP_PX = 0.4
 
 
@@ -54,14 +55,15 @@ class Frame:
         self.zeropoint_mag = conditions.zeropoint_mag + 2.5 * float(np.log10(truth.throughput[str(exposure.filter)]))
         self.flat = truth.flat[str(exposure.filter)]
 
-    def pixels(self, ra: Array, dec: Array) -> tuple[Array, Array, NDArray[np.int64]]:
-        """x, y and indices of those positions whose light can reach the detector."""
+    def pixels(self, ra: Array, dec: Array, wings_px: float = 0.0) -> tuple[Array, Array, NDArray[np.int64]]:
+        """x, y and indices of those positions whose light can reach the detector: from the PSF's wings away, or `wings_px`."""
+        wings = max(wings_px, _PSF_WINGS_FWHM * self.conditions.psf.fwhm_px)
         ny, nx = self.detector.shape
         pointing = self.conditions.pointing
-        reach = 1.2 * self.radius + _WINGS_PX * self.scale
+        reach = 1.2 * self.radius + wings * self.scale
         near = np.flatnonzero(separation_arcsec(ra, dec, np.array(pointing.ra_deg), np.array(pointing.dec_deg)) < reach)
         x, y = self.wcs.wcs_world2pix(ra[near], dec[near], 0) if len(near) else (np.zeros(0), np.zeros(0))
-        seen = (x > -_WINGS_PX) & (x < nx + _WINGS_PX) & (y > -_WINGS_PX) & (y < ny + _WINGS_PX)
+        seen = (x > -wings) & (x < nx + wings) & (y > -wings) & (y < ny + wings)
         return x[seen], y[seen], near[seen]
 
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
@@ -84,7 +86,7 @@ class Frame:
 
 def _galaxies(frame: Frame) -> Gaussians:
     g = frame.world.galaxies
-    x, y, at = frame.pixels(g.ra, g.dec)
+    x, y, at = frame.pixels(g.ra, g.dec, _GALAXY_WINGS_PX)
     flux = frame.electrons(njy(magnitude(g.mag[at], g.colour[at], frame.band)))
     # A position angle is measured from +y towards -x, once the frame's own rotation is taken off.
     angle = np.deg2rad(g.position_angle_deg[at] - frame.conditions.pointing.rotation_deg)

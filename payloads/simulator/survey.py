@@ -31,7 +31,7 @@ from payloads.simulator.truth import (
 from payloads.simulator.world import World, make_world
 
 Progress = Callable[[int, int], None]
-_CHUNK = 16  # frames of one detector made by one process before it reports
+_CHUNK = (4, 16)  # least and most frames of one detector that one process makes before it reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +109,10 @@ def _run(task: _Task) -> _Result:
     return _worker.run(task)
 
 
-def _tasks(world: World) -> list[_Task]:
+def _tasks(world: World, jobs: int) -> list[_Task]:
     ids = [e.id for e in world.planned]
-    chunks = [tuple(ids[k : k + _CHUNK]) for k in range(0, len(ids), _CHUNK)]
+    size = int(np.clip(len(ids) * len(world.camera.detectors) // (2 * jobs), *_CHUNK))
+    chunks = [tuple(ids[k : k + size]) for k in range(0, len(ids), size)]
     return [_Task(detector=d.id, exposures=c, first=k == 0) for d in world.camera.detectors for k, c in enumerate(chunks)]
 
 
@@ -152,11 +153,12 @@ def simulate_survey(config: SurveyConfig, out: Path, progress: Progress | None =
     write_table(out / "refcat.parquet", reference_catalogue(config, world.stars))
     write_table(out / "telemetry.parquet", telemetry(config, world.planned))
     write_catalogues(world, out)
-    tasks = _tasks(world)
+    jobs = jobs or os.cpu_count() or 1
+    tasks = _tasks(world, jobs)
     total, done, busy = len(world.planned) * len(world.camera.detectors), 0, 0.0
     parts: list[dict[str, Rows]] = []
     throughput: dict[int, dict[str, float]] = {}
-    for result in _results(world, out, tasks, min(jobs or os.cpu_count() or 1, len(tasks))):
+    for result in _results(world, out, tasks, min(jobs, len(tasks))):
         parts += result.rows
         throughput[result.detector] = result.throughput
         done, busy = done + result.frames, busy + result.seconds
