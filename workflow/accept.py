@@ -1,7 +1,8 @@
 """Acceptance: the one transaction that makes a quantum done, and the rules by which an outcome may do that.
 
-A quantum that read what its own job wrote is accepted only where that parent is accepted from the same job: else two attempts could be
-woven into one result whose inputs nobody kept. Any repeat is a no-op, and the database allows one accepted attempt per quantum.
+A quantum that read what its own job wrote is accepted only where that parent is accepted from the same job: else two attempts
+could be woven into one result whose inputs nobody kept. Any repeat is a no-op, and the database allows one accepted attempt per
+quantum.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def target(asked_s: float, shortest_s: float, total_s: float, slots: int) -> flo
 def chunks(waiting: Sequence[Waiting], parents: Mapping[str, Sequence[str]], *, target_s: float, max_quanta: int) -> list[Chunk]:
     """Chunks of what can run now, in the given order, which must have parents before children.
 
-    `parents` are those parents of each quantum that are not accepted. Quanta that depend on each other go into one chunk, where that
-    stays within `target_s` and `max_quanta`; what depends on more than that waits until its parents are accepted.
+    `parents` are those parents of each quantum that are not accepted. Quanta that depend on each other go into one chunk, where
+    that stays within `target_s` and `max_quanta`; what depends on more than that waits until its parents are accepted.
     """
     clusters = _Clusters(target_s, max_quanta)
     for quantum in waiting:

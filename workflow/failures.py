@@ -1,4 +1,4 @@
-"""What becomes of a quantum whose attempt failed: another try within its class's budget, or the end, and then that of its descendants."""
+"""What becomes of a quantum whose attempt failed: another try within a budget, or its end and that of its descendants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workflow.states import QUANTUM_IN_JOB, QUANTUM_TABLE, FailureClass, sources
 
 
 def judge(work: Work, connection: Connection, job: Any, failed: Sequence[Outcome]) -> None:
-    """Give back or end the quanta of failed outcomes, which are in the ledger already. Those that another job has by now stay its."""
+    """Give back or end the quanta of failed outcomes, which the ledger has already. What another job has by now stays its."""
     ledger = work.context.ledger
     ids = [o.quantum for o in failed]
     mine = {
@@ -35,16 +35,17 @@ def judge(work: Work, connection: Connection, job: Any, failed: Sequence[Outcome
             .group_by(outcome.c.quantum, outcome.c.failure_class)
         )
     }
-    again, grown, ended = [], [], []
+    again: list[str] = []
+    grown: list[str] = []
+    ended: list[str] = []
     engine = work.context.engine
     for one in failed:
         if one.quantum not in mine:
             continue
         failure = FailureClass(one.failure_class or FailureClass.INFRASTRUCTURE)
         out_of_memory = failure is FailureClass.OUT_OF_MEMORY
-        if counted[one.quantum, failure.value] > work.production.retries.budget(failure):
-            ended.append(one.quantum)
-        elif out_of_memory and job.memory_mb >= engine.memory_max_mb:
+        exhausted = counted[one.quantum, failure.value] > work.production.retries.budget(failure)
+        if exhausted or (out_of_memory and job.memory_mb >= engine.memory_max_mb):
             ended.append(one.quantum)
         else:
             (grown if out_of_memory else again).append(one.quantum)

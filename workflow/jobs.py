@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from workflow.campaign import Work
 from workflow.collect import add_outcomes, collect, heartbeat
 from workflow.failures import judge, move
-from workflow.job import EXIT_PREEMPTED, Outcome, Segment
+from workflow.job import EXIT_PREEMPTED, Failure, Outcome, Segment
 from workflow.ledger.tables import job, outcome, quantum
 from workflow.pools.pool import POOL_ENDED, PoolJob, PoolState
 from workflow.states import JOB_TABLE, QUANTUM_IN_JOB, CampaignState, JobState, follow, sources
@@ -77,7 +77,7 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
 
 
 def _lose(work: Work, row: Any, seen: PoolJob) -> None:
-    """The lease is over and nobody knows: its quanta may run elsewhere. Should it live, its late outcomes still count if first."""
+    """The lease is over and nobody knows: its quanta may run elsewhere. Late outcomes count where they are first."""
     _LOG.warning("campaign %s: job %s at %s is given up: its pool is silent (%s)", work.name, row.id, row.site, seen.reason)
     with work.lock.begin() as connection:
         state = follow(JOB_TABLE, JobState(row.state), "lose")
@@ -88,7 +88,7 @@ def _lose(work: Work, row: Any, seen: PoolJob) -> None:
 def _end(work: Work, row: Any, seen: PoolJob, segments: Sequence[Segment]) -> None:
     reason = next((s.reason for s in segments if s.final), "")
     with work.lock.begin() as connection:
-        failure = None
+        failure: tuple[Failure, str] | None = None
         if not _made_progress(connection, row):
             preempted = seen.exit_code in (EXIT_PREEMPTED, -15)
             words = reason or f"job {row.id} at {row.site} ended ({_how(seen)}) before its first quantum did"
@@ -111,8 +111,8 @@ def _made_progress(connection: Connection, row: Any) -> bool:
     return connection.execute(sa.select(outcome.c.quantum).where(outcome.c.job == row.id).limit(1)).first() is not None
 
 
-def _release(work: Work, connection: Connection, row: Any, *, failure: tuple[str, str] | None) -> None:
-    """Quanta that a job had and never reported. With a `failure` each is charged for it: a job that does nothing, again and again,
+def _release(work: Work, connection: Connection, row: Any, *, failure: tuple[Failure, str] | None) -> None:
+    """Quanta that a job had and never reported. With a `failure` each is charged for it: jobs that do nothing, again and again,
     must come to an end; after a job that did something, what it left goes on without charge.
     """
     where = (quantum.c.job == row.id, quantum.c.state.in_(QUANTUM_IN_JOB))
@@ -127,9 +127,7 @@ def _release(work: Work, connection: Connection, row: Any, *, failure: tuple[str
     elif failure is None or killed:
         move(work, connection, "give_back", left)
     else:
-        charged = [
-            Outcome.model_validate(dict(quantum=q, state="failed", failure_class=failure[0], error=failure[1])) for q in left
-        ]
+        charged = [Outcome(quantum=q, state="failed", failure_class=failure[0], error=failure[1]) for q in left]
         add_outcomes(work, connection, row, charged)
         judge(work, connection, row, charged)
 

@@ -47,7 +47,7 @@ class CampaignLock:
 
 
 def holder() -> str:
-    """This process, so that its death can be told from its silence on the same host."""
+    """Name of this process, by which its death can be told from its silence on the same host."""
     return f"{socket.gethostname()}:{os.getpid()}:{start_time(os.getpid())}"
 
 

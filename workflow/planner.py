@@ -1,7 +1,7 @@
 """Plans a step: one quantum graph for each group, written to the archive endpoint and into the ledger.
 
-Can be killed anywhere: what the ledger does not know is planned again, under a new key and with new quantum ids, and nobody has seen
-the old ones. The RUN is campaign/step/generation (decision 11); its init-outputs are found and kept by the graph builder.
+Can be killed anywhere: what the ledger does not know is planned again, under a new key and with new quantum ids, and nobody has
+seen the old ones. The RUN is campaign/step/generation (decision 11); its init-outputs are found and kept by the graph builder.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def groups(butler: Butler, plan: StepPlan) -> list[Group]:
 
 
 def plan_group(butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, *, now: float) -> PlannedGroup | None:
-    """Build a group's graph, write it and its Butler configuration to the archive, begin the RUN. None if there is no quantum."""
+    """Build a group's graph, write it and its Butler configuration to the archive, begin the RUN. None if it has no quantum."""
     with _planning(plan):
         client = _client(butler, plan)
         executor = SeparablePipelineExecutor(client)
@@ -99,8 +99,8 @@ def plan_group(butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, 
             return None
         if count > plan.max_quanta:
             raise PlanError(
-                f"campaign {plan.campaign}, step {plan.step}: group {group.name} has {count} quanta, more than {plan.max_quanta}; "
-                "give the step `group_by` dimensions that divide it"
+                f"campaign {plan.campaign}, step {plan.step}: group {group.name} has {count} quanta, more than "
+                f"{plan.max_quanta}; give the step `group_by` dimensions that divide it"
             )
         prefix = f"graphs/{plan.campaign}/{plan.step}/{plan.generation}"
         # A key of its own for each try: an engine that lost its lock must not overwrite what the ledger already names.
@@ -139,8 +139,8 @@ def empty(plan: StepPlan, why: Sequence[str]) -> EmptyGraph:
     """The error for a step without quanta, with what the graph builder said about it."""
     words = "; ".join(why) or "no data match"
     return EmptyGraph(
-        f"campaign {plan.campaign}, step {plan.step} plans no quantum: {words}. Its query is {plan.where!r} in {', '.join(plan.inputs)}; "
-        "check the parameters and that the inputs are there, or say allow_empty in the production"
+        f"campaign {plan.campaign}, step {plan.step} plans no quantum: {words}. Its query is "
+        f"{plan.where!r} in {', '.join(plan.inputs)}; check the parameters and that the inputs are there, or say allow_empty"
     )
 
 
@@ -197,7 +197,8 @@ def _client(butler: Butler, plan: StepPlan) -> Any:
     missing = [name for name in plan.inputs if name not in known]
     if missing:
         raise PlanError(
-            f"campaign {plan.campaign}, step {plan.step}: no collection {missing[0]!r} in the repository; ingest or produce it first"
+            f"campaign {plan.campaign}, step {plan.step}: the repository has no collection {missing[0]!r}; "
+            "ingest or produce it first"
         )
     butler.collections.register(plan.run)
     return Butler.from_config(butler=butler, collections=[plan.run, *plan.inputs], run=plan.run)

@@ -36,6 +36,8 @@ class CampaignStatus:
     state: CampaignState
     steps: tuple[StepStatus, ...] = ()
     owner: str = ""
+    reason: str = ""
+    """Why it failed, or was paused or cancelled."""
 
     @property
     def ended(self) -> bool:
@@ -88,6 +90,10 @@ class RetryReport:
     steps: tuple[str, ...]
     dry_run: bool
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries and strings."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BacklogEntry:
@@ -100,3 +106,7 @@ class BacklogEntry:
     detector: int | None
     data_id: dict[str, Any]
     reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries and strings."""
+        return asdict(self)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lsst.daf.butler import ButlerConfig, DatasetRef, QuantumBackedButler
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
+from lsst.resources import ResourcePath
 
-from backbone.butler import DATASTORE, checksum_of
+from backbone.butler import DATASTORE
+from backbone.endpoint import sha256_of
 from workflow.job import TABLE, ZIP, infos
 
 
@@ -16,7 +19,8 @@ class ChunkButler:
     """One QuantumBackedButler for a whole job: one for each quantum would cost some 35 ms each time.
 
     Metadata and logs that no quantum of this job reads are kept as members for a zip instead of being written as files: a third
-    of the objects, and 4 ms less per quantum. SingleQuantumExecutor closes what its factory gives it, so `close` does nothing here.
+    of the objects, and 4 ms less per quantum. SingleQuantumExecutor closes what its factory gives it, so here
+    `close` does nothing.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class ChunkButler:
         # QuantumBackedButler always trusts: what has no record is looked for at its predicted path, accepted or not.
         self._butler._datastore._set_trust_mode(False)
         # On the instance, since FileDatastore._create_from_config makes a FileDatastore whatever `datastore.cls` says.
-        self._butler._datastore.computeChecksum = checksum_of
+        self._butler._datastore.computeChecksum = _sha256
         self._written: list[DatasetRef] = []
         self._members: list[tuple[DatasetRef, bytes]] = []
 
@@ -81,3 +85,8 @@ class ChunkButler:
     def forget(self, datasets: Iterable[Any]) -> None:
         """Make datasets unreadable: what a failed quantum wrote must not feed a later one."""
         self.known.difference_update(datasets)
+
+
+def _sha256(uri: ResourcePath) -> str:
+    """SHA-256 of what the datastore has just written; a remote object is read back."""
+    return sha256_of(Path(uri.ospath)) if uri.isLocal else sha256_of(uri.read())

@@ -1,6 +1,6 @@
 """Jobs as processes of this machine, which survive the engine: each in a session of its own, known by files alone.
 
-    run/jobs/<key>/record   pid, session and start time, written by the process itself before anything else (a pid alone is reused)
+    run/jobs/<key>/record   pid, session and start time, written by the process itself before all else (a pid alone is reused)
     run/jobs/<key>/exit     its exit code
     run/jobs/<key>/stderr   what it had to say
 
@@ -88,7 +88,12 @@ class LocalPool:
             return PoolJob(key=key, state=PoolState.UNKNOWN, reason=str(error))
         if text:
             code = int(text)
-            return PoolJob(key=key, state=PoolState.EXITED, exit_code=128 - code if code > 128 else code, reason=self._words(key))
+            return PoolJob(
+                key=key,
+                state=PoolState.EXITED,
+                exit_code=128 - code if code > 128 else code,
+                reason=self._words(key) if code else "",
+            )
         if running:
             return PoolJob(key=key, state=PoolState.RUNNING)
         return PoolJob(

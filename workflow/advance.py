@@ -1,0 +1,226 @@
+"""One round of the engine over one campaign. Killed anywhere, called twice, started elsewhere: the same end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+
+from backbone.errors import PermanentError, TransientError
+from workflow import planner
+from workflow.campaign import Work, load
+from workflow.context import Context
+from workflow.dispatch import dispatch, submit_prepared
+from workflow.errors import EmptyGraph
+from workflow.finish import finish
+from workflow.jobs import follow_jobs, kill_jobs
+from workflow.ledger import tables
+from workflow.ledger.store import record
+from workflow.ledger.tables import group, job, outbox, quantum
+from workflow.lock import LockLost, locked
+from workflow.planner import Complaints
+from workflow.publisher import RefCache, publish
+from workflow.states import (
+    CAMPAIGN_TABLE,
+    CAMPAIGN_TERMINAL,
+    QUANTUM_IN_JOB,
+    QUANTUM_TABLE,
+    STEP_TABLE,
+    STEP_TERMINAL,
+    CampaignState,
+    JobState,
+    QuantumState,
+    StepState,
+    follow,
+    sources,
+)
+from workflow.sweep import sweep
+
+_LOG = logging.getLogger(__name__)
+
+
+class Advancer:
+    """Advances campaigns; keeps between rounds only what can be read again."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._refs = RefCache()
+
+    def advance(self, name: str) -> bool:
+        """One round; False where another engine holds the campaign. What may pass by itself is left to the next."""
+        with locked(self._context.ledger, self._context.clock, name, self._context.engine.lock_s) as lock:
+            if lock is None:
+                return False
+            try:
+                self._round(load(self._context, lock))
+            except LockLost:
+                raise
+            except TransientError as error:
+                _LOG.warning("campaign %s: this round is not complete, the next will go on: %s", name, error)
+        return True
+
+    def _round(self, work: Work) -> None:
+        if work.state is CampaignState.CANCELLED or (work.state is CampaignState.PAUSED and work.hold == "hold"):
+            kill_jobs(work)
+        else:
+            submit_prepared(work)
+        follow_jobs(work)
+        publish(work, self._refs)
+        if work.state is CampaignState.CANCELLED:
+            _delete_rest(work)
+        elif work.state is CampaignState.READY:
+            _move(work, "advance")
+            self._steps(work)
+        elif work.state is CampaignState.RUNNING:
+            self._steps(work)
+        sweep(work)
+
+    def _steps(self, work: Work) -> None:
+        """The first step that has not ended is the one to work on."""
+        for row in work.step_rows():
+            state = StepState(row.state)
+            if state is StepState.SUCCEEDED:
+                continue
+            if state is StepState.FAILED:
+                _move(work, "fail", f"step {row.name} failed: {row.reason}")
+                return
+            if state is StepState.UNREADY and row.released:
+                with work.lock.begin() as connection:
+                    state = work.move_step(connection, row, "ready")
+                row = _again(work, row)
+            if state is StepState.READY:
+                state = _plan(work, row)
+                row = _again(work, row)
+            if state is StepState.RUNNING:
+                state = _run(work, row)
+            if state is not StepState.SUCCEEDED:
+                if state is StepState.FAILED:
+                    _move(work, "fail", f"step {row.name} failed: {_again(work, row).reason}")
+                return
+        _move(work, "succeed")
+
+
+def _again(work: Work, row: Any) -> Any:
+    return next(r for r in work.step_rows() if r.name == row.name)
+
+
+def _move(work: Work, event: str, reason: str = "") -> None:
+    state = follow(CAMPAIGN_TABLE, work.state, event)
+    now = work.context.clock.now()
+    with work.lock.begin() as connection:
+        moved = connection.execute(
+            tables.campaign.update()
+            .where(tables.campaign.c.name == work.name, tables.campaign.c.state == work.state.value)
+            .values(state=state.value, reason=reason, ended=now if state in CAMPAIGN_TERMINAL else None)
+        ).rowcount
+        if moved:
+            record(connection, at=now, actor="engine", campaign=work.name, what=f"{event}: {state.value}", why=reason)
+    _LOG.info("campaign %s is %s %s", work.name, state.value, reason)
+
+
+def _plan(work: Work, row: Any) -> StepState:
+    """Plan what is not planned yet, group by group; the step runs once all of it is in the ledger."""
+    plan = work.plan_of(row, work.runs_before(row.ordinal))
+    complaints = Complaints()
+    try:
+        with complaints.listening():
+            total = _plan_groups(work, plan)
+        if total:
+            return _step_moves(work, row, "planned")
+        error = planner.empty(plan, complaints.lines)
+        if not work.step(row.name).allow_empty:
+            raise error
+        return _step_moves(work, row, "empty", f"nothing to do: {error}")
+    except PermanentError as error:
+        kind = "" if isinstance(error, EmptyGraph) else f"{type(error).__name__}: "
+        return _step_moves(work, row, "fail", f"{kind}{error}")
+
+
+def _plan_groups(work: Work, plan: planner.StepPlan) -> int:
+    """How many quanta the step has, all groups being planned now."""
+    context = work.context
+    where = (group.c.campaign == plan.campaign, group.c.step == plan.step, group.c.generation == plan.generation)
+    known = {r.name: r.quanta for r in context.ledger.all(sa.select(group.c.name, group.c.quanta).where(*where))}
+    for one in planner.groups(context.butler, plan):
+        if one.name in known:
+            continue
+        work.lock.renew()
+        planned = planner.plan_group(context.butler, context.archive, plan, one, now=context.clock.now())
+        if planned is None:
+            continue
+        with work.lock.begin() as connection:
+            planner.write(context.ledger, connection, planned)
+        known[one.name] = planned.row["quanta"]
+        _LOG.info("campaign %s, step %s: group %s has %d quanta", plan.campaign, plan.step, one.name, known[one.name])
+    return sum(known.values())
+
+
+def _step_moves(work: Work, row: Any, event: str, reason: str = "") -> StepState:
+    with work.lock.begin() as connection:
+        state = work.move_step(connection, row, event, reason)
+        now = work.context.clock.now()
+        what = f"step {row.name}: {event}: {state.value}"
+        record(connection, at=now, actor="engine", campaign=work.name, what=what, why=reason)
+    _LOG.info("campaign %s, step %s is %s %s", work.name, row.name, state.value, reason)
+    return state
+
+
+def _run(work: Work, row: Any) -> StepState:
+    """Dispatch, or end the step when nothing of it is open and all that is accepted is published."""
+    counts = _counts(work, row)
+    failed = counts.get(QuantumState.FAILED, 0)
+    stopping = failed > 0 and work.step(row.name).on_failure == "stop"
+    in_jobs = sum(counts.get(state, 0) for state in QUANTUM_IN_JOB)
+    waiting = sum(counts.get(s, 0) for s in (QuantumState.UNREADY, QuantumState.READY))
+    if waiting and not stopping:
+        dispatch(work, row)
+        submit_prepared(work)
+        return StepState.RUNNING
+    if in_jobs or _unpublished(work):
+        return StepState.RUNNING
+    if stopping:
+        pruned = counts.get(QuantumState.PRUNED, 0)
+        return _step_moves(work, row, "fail", f"{failed} quanta failed, {pruned} pruned, {waiting} not begun; see the report")
+    try:
+        finish(work, row)
+    except PermanentError as error:
+        return _step_moves(work, row, "fail", f"{type(error).__name__}: {error}")
+    return _step_moves(work, row, "succeed", f"{failed} quanta failed, as its rules allow" if failed else "")
+
+
+def _counts(work: Work, row: Any) -> dict[QuantumState, int]:
+    where = (quantum.c.campaign == work.name, quantum.c.step == row.name, quantum.c.current)
+    rows = work.context.ledger.all(sa.select(quantum.c.state, sa.func.count().label("n")).where(*where).group_by(quantum.c.state))
+    return {QuantumState(r.state): r.n for r in rows}
+
+
+def _unpublished(work: Work) -> bool:
+    where = (outbox.c.campaign == work.name, outbox.c.published.is_(None))
+    return bool(work.context.ledger.all(sa.select(outbox.c.seq).where(*where).limit(1)))
+
+
+def _delete_rest(work: Work) -> None:
+    """Of a cancelled campaign: quanta that no job has, and steps that have not ended."""
+    before, after = sources(QUANTUM_TABLE, "cancel")
+    idle = [state for state in before if state not in QUANTUM_IN_JOB]
+    with work.lock.begin() as connection:
+        connection.execute(
+            quantum.update().where(quantum.c.campaign == work.name, quantum.c.state.in_(idle)).values(state=after, job=None)
+        )
+        for row in connection.execute(sa.select(tables.step).where(tables.step.c.campaign == work.name)).all():
+            if StepState(row.state) not in STEP_TERMINAL:
+                state = follow(STEP_TABLE, StepState(row.state), "cancel")
+                connection.execute(
+                    tables.step.update()
+                    .where(tables.step.c.campaign == work.name, tables.step.c.name == row.name)
+                    .values(state=state.value)
+                )
+
+
+def live(context: Context) -> list[str]:
+    """Campaigns that need the engine: those that have not ended, and those whose jobs have not."""
+    c = tables.campaign.c
+    busy = sa.exists().where(job.c.campaign == c.name, sa.or_(job.c.state != JobState.ENDED, job.c.swept.is_(None)))
+    ended = [state.value for state in CAMPAIGN_TERMINAL]
+    return [r.name for r in context.ledger.all(sa.select(c.name).where(sa.or_(c.state.not_in(ended), busy)).order_by(c.created))]

@@ -1,0 +1,42 @@
+"""Removes what ended jobs wrote and nobody accepted. Behind a fence: a job that may still be running is never swept."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+
+from backbone.butler import attempt_prefix
+from workflow.campaign import Work
+from workflow.job import keys_of, merged
+from workflow.ledger.tables import accepted, job, outcome
+from workflow.states import JobState
+
+_LOG = logging.getLogger(__name__)
+
+
+def sweep(work: Work) -> None:
+    """Every job of the campaign that its pool has said to be over, once."""
+    where = (job.c.campaign == work.name, job.c.state == JobState.ENDED, job.c.swept.is_(None))
+    for row in work.context.ledger.all(sa.select(job).where(*where)):
+        gone = sweep_job(work, row)
+        work.context.pools[row.site].forget(row.id)
+        with work.lock.begin() as connection:
+            connection.execute(job.update().where(job.c.id == row.id).values(swept=work.context.clock.now()))
+        _LOG.debug("campaign %s: %d objects of job %s removed", work.name, gone, row.id)
+
+
+def sweep_job(work: Work, row: Any) -> int:
+    """Remove the objects of one job that no accepted outcome names; a zip stays while one of its members is accepted."""
+    rows = work.context.ledger.all(
+        sa.select(outcome.c.records)
+        .join(accepted, sa.and_(accepted.c.quantum == outcome.c.quantum, accepted.c.job == outcome.c.job))
+        .where(accepted.c.job == row.id)
+    )
+    keep = keys_of(merged(r.records for r in rows))
+    endpoint = work.context.endpoint(row.site)
+    gone = [key for key in endpoint.list(f"{attempt_prefix(row.id)}/") if key not in keep]
+    for key in gone:
+        endpoint.delete(key)
+    return len(gone)
