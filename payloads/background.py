@@ -9,6 +9,8 @@ import sep
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from payloads.overscan import clipped_moments
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sky:
@@ -24,15 +26,20 @@ def estimate_background(
 ) -> Sky:
     """Background of `data` (ny, nx) on a mesh of `box_px` (SExtractor's estimator, as in sep), median-filtered 3 x 3.
 
-    `unusable` pixels and, in a second pass, `sources` are not looked at: unmasked wings of stars lift a background by some per
-    cent of its noise. The noise is that of the lowest half of the frame's meshes' median, as sep gives it.
+    The estimator, 2.5 median - 1.5 mean, reads the skewness of Poisson noise as sources, and is 0.4 electron too low: enough
+    to spoil a PSF's wings by a per cent. The clipped mean of what remains, over free pixels, is therefore added. `unusable`
+    pixels and, in a second pass, `sources` are not looked at: unmasked wings of stars lift a background by some per cent of
+    its noise. The noise is that of the lowest half of the frame's meshes' median, as sep gives it.
     """
     mask = unusable if sources is None else unusable | sources
-    # A mesh without any free pixel would make sep fall back on its neighbours; a frame without any has no background.
     ny, nx = data.shape
     box = max(8, min(box_px, ny // 2, nx // 2))
     mesh = sep.Background(np.ascontiguousarray(data, dtype=np.float32), mask=mask, bw=box, bh=box, fw=3, fh=3)
-    return Sky(image=mesh.back(dtype=np.float32), level=float(mesh.globalback), sigma=float(mesh.globalrms))
+    image = mesh.back(dtype=np.float32)
+    residual = (data - image)[~mask]
+    offset, _ = clipped_moments(residual, at_most=4_000_000) if residual.size else (0.0, 0.0)
+    image += np.float32(offset)
+    return Sky(image=image, level=float(mesh.globalback) + offset, sigma=float(mesh.globalrms))
 
 
 def grow(sources: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:

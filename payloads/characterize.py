@@ -22,8 +22,8 @@ class CharacterizeConfig:
     """How a frame is characterized; lengths in px, fluxes in sigma."""
 
     box_px: int = 64  # mesh of the background
-    threshold: float = 1.5  # of detection, per smoothed pixel
-    min_pixels: int = 5
+    threshold: float = 4.0  # of detection, in the noise of the smoothed image
+    min_pixels: int = 3
     snr_min: float = 5.0  # of a source's PSF flux, to be kept
     cosmic_ray_sigma: float = 6.0
     psf_order: int = 2
@@ -58,7 +58,7 @@ def characterize(
         raise NothingDetected("every pixel of the frame is masked: look at its calibrations")
     rough = estimate_background(data, unusable, box_px=config.box_px)
     image = data - rough.image
-    fwhm, sources = _first_look(image, rough.sigma, unusable, config)
+    fwhm, sources = _first_look(image, rough.sigma, unusable)
     hit = find_cosmic_rays(image, variance, unusable, fwhm, sigma=config.cosmic_ray_sigma)
     mask[hit] |= np.uint32(Mask.CR)
     unusable |= hit
@@ -81,10 +81,8 @@ def characterize(
     return Characterized(data=image, mask=mask, sky=sky, psf=psf, n_psf_stars=n_stars, columns=columns)
 
 
-def _first_look(
-    image: NDArray[np.float32], sigma: float, unusable: NDArray[np.bool_], config: CharacterizeConfig
-) -> tuple[float, NDArray[np.bool_]]:
-    bright = detect(image, sigma, unusable, 3.0, threshold=3.0, min_pixels=config.min_pixels, deblend_contrast=1.0)
+def _first_look(image: NDArray[np.float32], sigma: float, unusable: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:
+    bright = detect(image, sigma, unusable, 3.0, threshold=10.0, min_pixels=5, deblend_contrast=1.0)
     fwhm = guess_fwhm(image, bright, unusable)
     if not np.isfinite(fwhm):
         raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")
@@ -105,10 +103,17 @@ def _psf_and_fluxes(
     reach = max(3, round(fwhm))
     flags = flag_sources(found.x, found.y, mask, core_px=reach, reach_px=round(3.5 * fwhm) + 3)
     stars = choose_stars(image, sigma, unusable, found, flags, fwhm)
-    psf, _ = build_psf(image, unusable, found.x[stars], found.y[stars], fwhm, order=config.psf_order)
+    psf, _ = build_psf(image, unusable, found.x[stars], found.y[stars], fwhm, sigma, order=config.psf_order)
     fit = fit_psf_flux(image, variance, unusable, psf, found.x, found.y, rounds=2)
     psf, n_stars = build_psf(
-        _alone(image, psf, fit, stars), unusable, fit.x[stars], fit.y[stars], psf.fwhm_px, order=config.psf_order, size=psf.size
+        _alone(image, psf, fit, stars),
+        unusable,
+        fit.x[stars],
+        fit.y[stars],
+        psf.fwhm_px,
+        sigma,
+        order=config.psf_order,
+        size=psf.size,
     )
     residual = image.copy()
     kept = fit.good & (fit.flux > 0)

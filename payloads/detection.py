@@ -53,24 +53,26 @@ def detect(
     unusable: NDArray[np.bool_],
     fwhm_px: float,
     *,
-    threshold: float = 1.5,
-    min_pixels: int = 5,
+    threshold: float = 4.0,
+    min_pixels: int = 3,
     deblend_levels: int = 32,
     deblend_contrast: float = 0.005,
 ) -> Detections:
     """Sources of background-subtracted `data` (ny, nx): sep (SExtractor) on the image smoothed by a Gaussian of the PSF's width.
 
-    `threshold` in units of `sigma`, per smoothed pixel, over at least `min_pixels` connected pixels; `unusable` pixels count
-    as nothing.
+    `threshold` counts in the noise of the smoothed image, so that a point source of that signal-to-noise just reaches it; over
+    at least `min_pixels` connected pixels. `sigma` is the noise of a pixel; `unusable` pixels count as nothing.
     """
     half = int(np.clip(round(fwhm_px), 2, 4))
     grid = np.arange(-half, half + 1)
     kernel = np.exp(-0.5 * (grid[:, None] ** 2 + grid[None, :] ** 2) / (fwhm_px / 2.3548) ** 2).astype(np.float32)
+    # sep compares the smoothed image with the noise of the unsmoothed one.
+    smoothing = float(np.sqrt((kernel**2).sum()) / kernel.sum())
     sep.set_extract_pixstack(max(300_000, data.size // 4))
     sep.set_sub_object_limit(4096)
     found, segments = sep.extract(
         np.ascontiguousarray(data, dtype=np.float32),
-        threshold,
+        threshold * smoothing,
         err=sigma,
         mask=unusable,
         filter_kernel=kernel,

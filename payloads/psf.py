@@ -122,11 +122,14 @@ def fit_psf(
     y: NDArray[np.floating],
     shape: tuple[int, int],
     *,
+    error: NDArray[np.floating] | None = None,
     order: int = 2,
     stars_per_term: int = 8,
     iterations: int = 4,
 ) -> tuple[PsfModel, NDArray[np.bool_]]:
     """Least-squares PSF of centred, sky-free star stamps (n, size, size) at (x, y) on a frame of `shape` (ny, nx).
+
+    `error` (n,) is each stamp's, relative to its flux; None: all are equal.
 
     The order is lowered until there are `stars_per_term` stars to each term. Stars whose residual, in units of their flux,
     exceeds 3 times the median of the others' are left out and the fit repeated. Returns the model and which stars it kept.
@@ -143,11 +146,12 @@ def fit_psf(
     )
     flat = stamps.reshape(count, -1) / stamps.sum(axis=(1, 2))[:, None]
     basis = polynomial(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), frame)
+    weight = np.ones(count) if error is None else np.min(error) / np.asarray(error, dtype=np.float64)
     start = np.median(flat, axis=0)
-    good = _small(((flat - start) ** 2).sum(axis=1))
+    good = _small(weight**2 * ((flat - start) ** 2).sum(axis=1))
     for _ in range(iterations):
-        solution = np.linalg.lstsq(basis[good], flat[good], rcond=None)[0]
-        kept = _small(((flat - basis @ solution) ** 2).sum(axis=1))
+        solution = np.linalg.lstsq((weight[:, None] * basis)[good], (weight[:, None] * flat)[good], rcond=None)[0]
+        kept = _small(weight**2 * ((flat - basis @ solution) ** 2).sum(axis=1))
         if kept.sum() < max(1, len(basis.T)) or np.array_equal(kept, good):
             break
         good = kept

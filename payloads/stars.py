@@ -100,13 +100,15 @@ def build_psf(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     fwhm_px: float,
+    sigma: float,
     *,
     order: int = 2,
     size: int | None = None,
 ) -> tuple[PsfModel, int]:
     """PSF of stars near (x, y): centred by Gaussian-windowed positions (sep), stamped, fitted. Returns it and the stars used.
 
-    `size`, odd, is by default seven FWHM and at least 17 px. NothingDetected where every stamp is spoilt.
+    `sigma` is the noise of a pixel of the sky. `size`, odd, is by default seven FWHM and at least 17 px. NothingDetected where
+    every stamp is spoilt.
     """
     size = size or 2 * max(8, int(np.ceil(3.5 * fwhm_px))) + 1
     wx, wy, flag = sep.winpos(np.ascontiguousarray(data), x, y, np.full(len(x), fwhm_px / 2.3548), mask=unusable)
@@ -115,7 +117,10 @@ def build_psf(
     good = near & whole & (stamps.sum(axis=(1, 2)) > 0)
     if not good.any():
         raise NothingDetected(f"each of {len(x)} stars has a spoilt pixel within {size // 2} px: no PSF can be made")
-    model, kept = fit_psf(stamps[good], wx[good], wy[good], data.shape, order=order)
+    # A stamp's error: the sky's noise and level are uncertain over the star's area, and no star is truer than its interpolation.
+    flux = stamps[good].sum(axis=(1, 2))
+    error = np.hypot(sigma * size / flux, 0.01)
+    model, kept = fit_psf(stamps[good], wx[good], wy[good], data.shape, error=error, order=order)
     return model, int(kept.sum())
 
 
