@@ -1,8 +1,8 @@
 """Makes what a local Airflow needs before its first start: tables, roles, users, pools (`python -m operators.bootstrap`).
 
 Airflow's own commands would be six processes, each importing everything for seconds; this is one. It reads its request (made by
-deploy/airflow.py) from standard input as JSON. Safe to run again: what exists is kept, roles gain what the request says, passwords
-are reset to the request's.
+deploy/airflow.py) from standard input as JSON. Safe to run again: what exists is kept, roles gain what the request says,
+passwords are reset to the request's.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""A night's frames to alerts, when the observatory says that the night is in."""
+
+from airflow.sdk import DAG, chain
+
+from operators.campaign import CampaignStepOperator, StartCampaignOperator, SummaryOperator
+from operators.params import params_of
+from operators.priority import PROMPT
+
+DOC = """
+### Night
+**frames** (instrument signature, PSF, sources, astrometry, photometry) → **difference** (against the newest templates) →
+**associate** (sources to objects) → **package** (one alert per source). Needs calibrations, templates and the sky map.
+
+A frame that fails does not stop the others: it goes to the **backlog** (`pachon campaign report NAME`), which the DAG `offline`
+works off the day after. First in priority over everything else.
+
+**If a task is red**: its log names the step, the reason and the next step.
+"""
+
+with DAG(
+    "nightly",
+    description="A night's frames to alerts",
+    schedule=None,
+    doc_md=DOC,
+    tags=["prompt", "ocs"],
+    params=params_of("nightly"),
+    default_args=PROMPT.default_args(),
+    max_active_runs=4,
+):
+    start = StartCampaignOperator(task_id="start", production="nightly")
+    names = ("frames", "difference", "associate", "package")
+    steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in names]
+    chain(start, *steps, SummaryOperator(task_id="report", campaign=start.output))

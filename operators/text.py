@@ -1,0 +1,21 @@
+"""A campaign's report as text, for logs, approvals and pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workflow.campaigns import CampaignReport
+
+
+def report_text(report: CampaignReport) -> str:
+    """A report as fixed-width text: a line a label, columns that have anything in them, then the commonest errors."""
+    states = [s for s in (report.labels[0].states if report.labels else {}) if any(row.states[s] for row in report.labels)]
+    width = max([len(f"{row.step}/{row.label}") for row in report.labels], default=10)
+    lines = [f"campaign {report.campaign.name} ({report.campaign.production}): {report.campaign.state}"]
+    lines.append(" ".join(["step/task".ljust(width), *(s.rjust(9) for s in states), " EXPECTED"]))
+    for row in report.labels:
+        counts = [str(row.states[s]).rjust(9) for s in states]
+        lines.append(" ".join([f"{row.step}/{row.label}".ljust(width), *counts, str(row.expected).rjust(9)]))
+    lines += [f"{e['count']} x {e['step']}/{e['label']} {e['failure_class']}: {e['example']}" for e in report.errors[:10]]
+    return "\n".join(lines)
