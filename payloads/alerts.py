@@ -83,7 +83,7 @@ def _value(value: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def object_of_sources(source_ids: NDArray[np.int64], association: Table) -> NDArray[np.int64]:
-    """diaObjectId of each source, 0 where it has none."""
+    """Object of each source (diaObjectId), 0 where it has none."""
     if not len(association):
         return np.zeros(len(source_ids), np.int64)
     known = np.asarray(association["diaSourceId"], np.int64)
@@ -129,7 +129,11 @@ def packets(
     """
     sources = sources.copy(copy_data=False)
     ids = object_of_sources(np.asarray(sources["diaSourceId"], np.int64), association)
-    by_id = dict(zip(np.asarray(objects["diaObjectId"], np.int64).tolist(), records(objects, "diaObject"), strict=True)) if len(objects) else {}
+    by_id = (
+        dict(zip(np.asarray(objects["diaObjectId"], np.int64).tolist(), records(objects, "diaObject"), strict=True))
+        if len(objects)
+        else {}
+    )
     before = history(sources, ids, past)
     for record, object_id, earlier, x, y in zip(
         records(sources, "diaSource"), ids.tolist(), before, sources["x"], sources["y"], strict=True

@@ -1,9 +1,9 @@
 """DIASources seen at one place of the sky, at any time, are one DIAObject.
 
-Sources are taken visit by visit in order of time, as the nightly processing meets them: a source joins the object that is its mutual
-nearest neighbour within the radius, otherwise it founds a new one. An object therefore gets at most one source of a visit, and a
-later night never renames an object of an earlier one: its id is that of the source that founded it (ids of sources never repeat, and
-no other object can have that one). The order in which the tables come does not matter.
+Sources are taken visit by visit in order of time, as the nightly processing meets them: a source joins the object that is its
+mutual nearest neighbour within the radius, otherwise it founds a new one. An object therefore gets at most one source of a visit,
+and a later night never renames an object of an earlier one: its id is that of the source that founded it (ids of sources never
+repeat, and no other object can have that one). The order in which the tables come does not matter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def mutual_nearest(one: Floats, other: Floats, limit: float) -> tuple[Ints, Ints
 
 
 def associate(sources: Table, config: AssociationConfig | None = None) -> Ints:
-    """diaObjectId of every row of `sources` (0: too unreliable for any).
+    """Objects (diaObjectId) of every row of `sources` (0: too unreliable for any).
 
     Needs columns `diaSourceId visit ra dec reliability midpointMjdTai`.
     """

@@ -1,7 +1,7 @@
 """Cut-outs: small FITS files of the pixels around a source, with variance, mask, PSF and WCS.
 
-Headers are made once for an image; for each source only the reference pixel and the corner change, so that hundreds of cut-outs take
-milliseconds each image, where building FITS objects would take seconds.
+Headers are made once for an image; for each source only the reference pixel and the corner change: building FITS objects for each
+would take longer than everything else about an alert.
 """
 
 from __future__ import annotations

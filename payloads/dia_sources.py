@@ -1,8 +1,8 @@
 """DIASources: what a difference image shows, positive and negative, with PSF photometry and shapes.
 
-Detection is on the matched-filter score (the signal-to-noise of a point source at every pixel), whose width on blank sky is measured
-and divided out, so that "5 sigma" means that. Around stars the subtraction is never perfect: a systematic error, a fraction of the
-star's flux measured on the image itself, is added to the variance there. How much a source is to be believed is
+Detection is on the matched-filter score (the signal-to-noise of a point source at every pixel), whose width on blank sky is
+measured and divided out, so that "5 sigma" means that. Around stars the subtraction is never perfect: a systematic error, a
+fraction of the star's flux measured on the image itself, is added to the variance there. How much a source is to be believed is
 payloads/reliability.py's business.
 """
 
@@ -23,7 +23,6 @@ from payloads.kernel import SIGMA_PER_FWHM, Floats, KernelField
 from payloads.mask import Mask, any_set
 from payloads.psf import PsfModel
 
-NJY_AT_MAG_0 = 10 ** (31.4 / 2.5)
 UNDETECTABLE = Mask.BAD | Mask.SAT | Mask.CR | Mask.NO_DATA
 
 
@@ -93,7 +92,7 @@ def score_image(difference: Difference, fwhm_px: float, config: DiaSourceConfig)
 
 
 def systematic_fraction(difference: Difference, unusable: NDArray[np.bool_], config: DiaSourceConfig) -> float:
-    """Residual error of bright unsaturated stars as a fraction of their flux, from the excess of D^2 over the variance (a median)."""
+    """Residual error of bright unsaturated stars as a fraction of their flux, from the median excess of D^2 over the variance."""
     star = difference.matched_template
     bright = (
         ~unusable & ~any_set(difference.mask, Mask.SUSPECT | Mask.EDGE, star.shape) & (star > 30 * np.sqrt(difference.variance))
@@ -108,7 +107,7 @@ def systematic_fraction(difference: Difference, unusable: NDArray[np.bool_], con
 
 def find_peaks(score: Floats, threshold: float, fwhm_px: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
     """Pixels (x, y) where the score or its negative is highest within 0.75 FWHM and at least `threshold`, strongest first."""
-    size = 2 * max(1, int(round(0.75 * fwhm_px))) + 1
+    size = 2 * max(1, round(0.75 * fwhm_px)) + 1
     high = (score >= threshold) & (score == ndimage.maximum_filter(score, size=size))
     low = (score <= -threshold) & (score == ndimage.minimum_filter(score, size=size))
     y, x = np.nonzero(high | low)
@@ -138,7 +137,7 @@ def detect(difference: Difference, fwhm_px: float, config: DiaSourceConfig | Non
     return table, score
 
 
-def _pair(px, py, value, fwhm_px: float, config: DiaSourceConfig):  # noqa: ANN001, ANN202
+def _pair(px, py, value, fwhm_px: float, config: DiaSourceConfig):
     """(indices of peaks to keep, is dipole, |score| of the strongest neighbour of the other sign as a share of its own)."""
     n = len(px)
     dipole, dropped, opposite = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n)
@@ -155,7 +154,7 @@ def _pair(px, py, value, fwhm_px: float, config: DiaSourceConfig):  # noqa: ANN0
     return np.flatnonzero(~dropped), dipole, opposite
 
 
-def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config: DiaSourceConfig) -> Table:  # noqa: ANN001
+def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config: DiaSourceConfig) -> Table:
     """PSF fit (flux, position), aperture flux, moments and pixel statistics of the sources whose peaks are at (px, py)."""
     half = int(np.ceil(2 * fwhm_px))
     cut = _Cutter(difference.data.shape, px, py, half)
@@ -208,7 +207,7 @@ def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config
 class _Cutter:
     """Stamps (n, k, k) of images of one shape around given pixels; pixels outside the image get `outside`."""
 
-    def __init__(self, shape: tuple[int, int], px, py, half: int) -> None:  # noqa: ANN001
+    def __init__(self, shape: tuple[int, int], px, py, half: int) -> None:
         t = np.arange(-half, half + 1)
         rows, columns = np.asarray(py)[:, None, None] + t[None, :, None], np.asarray(px)[:, None, None] + t[None, None, :]
         self._off = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
@@ -276,8 +275,8 @@ def _forced(data: Floats, weight: Floats, model: Floats) -> tuple[Floats, Floats
 def _moments(table: Table, data: Floats, psf: Floats, fit: dict[str, Floats], fwhm_px: float) -> None:
     """Gaussian-weighted second moments of source and PSF [px^2] with the weight's own size divided out; extendedness and trail.
 
-    The weight is as wide as the PSF. For Gaussians M = (M_w^-1 - W^-1)^-1 undoes it exactly; a trail of length L adds L^2 / 12 along
-    itself. `extendedness` is the logistic of the excess of size over the PSF's in units of its error (0 point, 1 extended).
+    The weight is as wide as the PSF. For Gaussians M = (M_w^-1 - W^-1)^-1 undoes it exactly; a trail of length L adds L^2 / 12
+    along itself. `extendedness` is the logistic of the excess of size over the PSF's in units of its error (0 point, 1 extended).
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
     source, bad = _true_moments(data, fit["dx"], fit["dy"], sigma)
@@ -336,7 +335,7 @@ def _resized(stamps: Floats, half: int) -> Floats:
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
-    """top / bottom, zero where the bottom is zero."""
+    """Top / bottom, zero where the bottom is zero."""
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
 

@@ -34,7 +34,7 @@ class DifferenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Pixels with their variance, mask and PSF, as arrays: `data`, `variance` (ny, nx), `mask` uint32, unusable pixels finite or not."""
+    """Pixels with their variance, mask and PSF, as arrays: `data`, `variance` (ny, nx), `mask` uint32; they may hold NaN."""
 
     data: Floats
     variance: Floats
@@ -113,7 +113,7 @@ def subtract(science: Image, template: Image, psf: KernelField, config: Differen
         psf = psf.map(lambda stamps, px, py: _normalised(_convolved(stamps, kernel.field.at(px, py))))
     if whiten is not None:
         data = oaconvolve(data, whiten.astype(np.float32), mode="same")
-        psf = psf.map(lambda stamps, px, py: _normalised(_convolved(stamps, whiten[None])))
+        psf = psf.map(lambda stamps, _x, _y: _normalised(_convolved(stamps, whiten[None])))
     lost = any_set(mask, Mask.NO_DATA, data.shape)
     return Difference(
         data=np.where(lost, 0, data).astype(np.float32),
@@ -157,7 +157,7 @@ def wings(mask: Masks, fwhm_px: float, config: DifferenceConfig) -> Masks:
 def spread_mask(mask: Masks, kernel: KernelField, fraction: float) -> Masks:
     """Bits of the convolved image: set where flagged pixels carry more than `fraction` of the kernel's absolute weight.
 
-    The kernel at the image's centre stands for all of it; bits that say nothing of a pixel's value (DETECTED, CLIPPED) do not spread.
+    The kernel at the image's centre stands for all; bits that say nothing of a pixel's value (DETECTED, CLIPPED) do not spread.
     """
     ny, nx = mask.shape
     weight = np.abs(kernel.at(np.array([nx / 2]), np.array([ny / 2]))[0])
@@ -192,7 +192,7 @@ def decorrelation_kernel(kernel: KernelField, source_variance: float, target_var
 
 
 def _variance(source: Floats, target: Floats, kernel: MatchingKernel, *, decorrelated: bool) -> Floats:
-    """Pixel variance of target - kernel * source: of white noise after decorrelation, else what convolution leaves of the source's."""
+    """Pixel variance of target - kernel * source: that of white noise after decorrelation, else what convolution leaves."""
     if decorrelated:
         return target + source * np.float32(kernel.sum**2)
     squared = kernel.field.map(lambda stamps, _x, _y: stamps**2)

@@ -104,7 +104,7 @@ class KernelField:
         """Kernels (n, k, k) at places (x, y)."""
         return np.einsum("nt,tij->nij", polynomial(x, y, self.order, self.shape), self.coefficients)
 
-    def map(self, change, order: int | None = None) -> KernelField:  # noqa: ANN001
+    def map(self, change, order: int | None = None) -> KernelField:
         """The field of `change(stamps, x, y)`, a function of stamps (n, k, k) and their places, refitted."""
         x, y = self.grid()
         return KernelField.from_samples(x, y, change(self.at(x, y), x, y), self.order if order is None else order, self.shape)
@@ -230,9 +230,9 @@ def solve_kernel(
 ) -> MatchingKernel:
     """Kernel that takes `source` to `target` (both (ny, nx)), from stamps at (x, y).
 
-    `mask` is the union of both; `fwhm_px` is the broader PSF's. Noise of the source would bias the kernel towards one that smooths
-    (errors in variables); its expected part, known from `source_variance`, is taken out of the normal equations. Raises KernelError
-    where fewer than `min_stamps` remain.
+    `mask` is the union of both; `fwhm_px` is the broader PSF's. Noise of the source would bias the kernel towards one that
+    smooths (errors in variables); its expected part, known from `source_variance`, is taken out of the normal equations. Raises
+    KernelError where fewer than `min_stamps` remain.
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
     half = config.half_size_px or int(np.clip(np.ceil(4.5 * sigma), 5, 25))
@@ -254,8 +254,8 @@ def solve_kernel(
 
 @dataclass(frozen=True, kw_only=True)
 class _Equations:
-    """Per stamp, for m bases and a constant: normal matrix (n, m + 1, m + 1), the part of it that noise makes, right side (n, m + 1),
-    the target's weighted square (n,), good pixels (n,)."""
+    """Per stamp, for m bases and a constant: normal matrix (n, m + 1, m + 1), the part of it that noise makes, right side
+    (n, m + 1), the target's weighted square (n,), good pixels (n,)."""
 
     matrix: Floats
     noise: Floats

@@ -1,9 +1,9 @@
 """Tracklets: DIASources of one night that move together along a straight line at a constant rate.
 
-Pairs of sources of two exposures whose rate and brightness allow it are seeds (as in Kubica et al. 2007). Each seed grows through all
-other exposures: a KD-tree of the exposure is asked for the source nearest to where the line fitted so far predicts the body, and the
-fit is updated; all seeds do so at once. The sets that come out are tested by chi square in position (a great circle at constant rate)
-and brightness, and taken the longest first, then the best fitting, each source in one tracklet only.
+Pairs of sources of two exposures whose rate and brightness allow it are seeds (as in Kubica et al. 2007). Each seed grows through
+all other exposures: a KD-tree of the exposure is asked for the source nearest to where the line fitted so far predicts the body, and
+the fit is updated; all seeds do so at once. The sets that come out are tested by chi square in position (a great circle at constant
+rate) and brightness, and taken the longest first, then the best fitting, each source in one tracklet only.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ def link(sources: Table, config: TrackletConfig | None = None, static: NDArray[n
     """
     config = config or TrackletConfig()
     fit_for_use = np.asarray(sources["reliability"]) >= config.min_reliability
-    fit_for_use &= ~np.asarray(sources["isNegative"], bool) & ~np.asarray(sources["isDipole"], bool) & (np.asarray(sources["psfFlux"]) > 0)
+    fit_for_use &= (
+        ~np.asarray(sources["isNegative"], bool) & ~np.asarray(sources["isDipole"], bool) & (np.asarray(sources["psfFlux"]) > 0)
+    )
     if static is not None:
         fit_for_use &= ~static
     night = _Night.of(sources, np.flatnonzero(fit_for_use), config)
@@ -224,12 +226,15 @@ def _seeds(night: _Night, config: TrackletConfig) -> tuple[Ints, Ints, Ints, Int
             near = night.trees[a].sparse_distance_matrix(night.trees[b], reach, output_type="ndarray")
             i, j = earlier[near["i"]], later[near["j"]]
             moved = np.degrees(near["v"]) >= config.min_rate_deg_day * (night.time[j] - night.time[i])
-            alike = np.abs(night.flux[i] - night.flux[j]) < config.search_sigma * np.hypot(night.flux_error[i], night.flux_error[j])
+            alike = np.abs(night.flux[i] - night.flux[j]) < config.search_sigma * np.hypot(
+                night.flux_error[i], night.flux_error[j]
+            )
             keep = moved & alike
             total += int(keep.sum())
             if total > config.max_seeds:
                 raise TooManySeeds(
-                    f"more than {config.max_seeds} pairs of sources could be moving bodies: raise min_reliability or lower max_rate_deg_day"
+                    f"more than {config.max_seeds} pairs of sources could be moving bodies: "
+                    "raise min_reliability or lower max_rate_deg_day"
                 )
             parts.append((i[keep], np.full(keep.sum(), a), j[keep], np.full(keep.sum(), b)))
     if not parts:
@@ -284,7 +289,7 @@ def _choose(lines: _Lines, config: TrackletConfig) -> Ints:
 def _tables(lines: _Lines, chosen: Ints, ids: Ints) -> tuple[Table, Table]:
     night = lines.night
     x, y, vx, vy, det = (value[chosen] for value in lines.fit())
-    s, st, stt = lines.sums[:3, chosen]
+    s, st = lines.sums[:2, chosen]
     place, _, n = (value[chosen] for value in lines.chi2())
     middle = st / np.maximum(s, 1e-300)
     ra0, dec0 = unproject(x + vx * middle, y + vy * middle, lines.ra0[chosen], lines.dec0[chosen])
