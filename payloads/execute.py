@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from astropy.time import Time
-from lsst.daf.butler import Butler, CollectionType, DatasetRef, MissingCollectionError, Timespan
+from lsst.daf.butler import Butler, ButlerUserError, CollectionType, DatasetRef, MissingCollectionError, Timespan
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.mp_graph_executor import MPGraphExecutorError
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
@@ -37,17 +37,23 @@ def execute_pipeline(
     ExecutionError where the run has outputs already or a quantum fails (those it does not feed still run).
     """
     admin = open_repository(root, writeable=True)
-    if admin.collections.query(run) and _has_datasets(admin, run):
+    for collection in inputs:
+        if not _exists(admin, collection):
+            raise ExecutionError(f"no collection {collection!r} in {root}: --inputs must name what is there")
+    if _exists(admin, run) and _has_datasets(admin, run):
         raise ExecutionError(f"run {run} has outputs already: name a new --output-run, outputs are never overwritten")
+    new = not _exists(admin, run)
     butler = open_repository(root, writeable=True, collections=[*inputs], run=run)
     executor = SeparablePipelineExecutor(butler)
-    plan = executor.make_pipeline(pipeline)
-    _override(plan, config_overrides or {})
     try:
+        plan = executor.make_pipeline(pipeline)
+        _override(plan, config_overrides or {})
         graph = executor.build_quantum_graph(plan, where=where)
-    except (MissingCollectionError, LookupError) as error:
-        raise ExecutionError(f"{pipeline}: cannot be planned: {error}; inputs were {', '.join(inputs)}") from error
+    except (ButlerUserError, LookupError, ValueError, AttributeError, FileNotFoundError) as error:
+        _forget(admin, run, new)
+        raise ExecutionError(f"{pipeline}: cannot be planned: {error} (inputs {', '.join(inputs)}; where {where!r})") from error
     if not len(graph):
+        _forget(admin, run, new)
         return 0
     executor.pre_execute_qgraph(graph, register_dataset_types=True, save_init_outputs=True, save_versions=True)
     try:
@@ -55,6 +61,19 @@ def execute_pipeline(
     except MPGraphExecutorError as error:
         raise ExecutionError(f"{pipeline} into {run}: {error}") from error
     return len(graph)
+
+
+def _forget(butler: Butler, run: str, new: bool) -> None:
+    """Opening a Butler with a RUN makes it: take it back where nothing came of it."""
+    if new and _exists(butler, run):
+        butler.collections.x_remove(run)
+
+
+def _exists(butler: Butler, collection: str) -> bool:
+    try:
+        return bool(butler.collections.query(collection))
+    except MissingCollectionError:
+        return False
 
 
 def _has_datasets(butler: Butler, run: str) -> bool:
