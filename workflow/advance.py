@@ -17,7 +17,7 @@ from workflow.finish import finish
 from workflow.jobs import follow_jobs, kill_jobs
 from workflow.ledger import tables
 from workflow.ledger.store import record
-from workflow.ledger.tables import group, job, outbox, quantum
+from workflow.ledger.tables import group, outbox, quantum
 from workflow.lock import LockLost, locked
 from workflow.planner import Complaints
 from workflow.publisher import RefCache, publish
@@ -29,7 +29,6 @@ from workflow.states import (
     STEP_TABLE,
     STEP_TERMINAL,
     CampaignState,
-    JobState,
     QuantumState,
     StepState,
     follow,
@@ -216,11 +215,3 @@ def _delete_rest(work: Work) -> None:
                     .where(tables.step.c.campaign == work.name, tables.step.c.name == row.name)
                     .values(state=state.value)
                 )
-
-
-def live(context: Context) -> list[str]:
-    """Campaigns that need the engine: those that have not ended, and those whose jobs have not."""
-    c = tables.campaign.c
-    busy = sa.exists().where(job.c.campaign == c.name, sa.or_(job.c.state != JobState.ENDED, job.c.swept.is_(None)))
-    ended = [state.value for state in CAMPAIGN_TERMINAL]
-    return [r.name for r in context.ledger.all(sa.select(c.name).where(sa.or_(c.state.not_in(ended), busy)).order_by(c.created))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from workflow import rescue
-from workflow.advance import Advancer, live
 from workflow.context import Context
 from workflow.errors import ConflictError, ProductionError, UnknownCampaign
 from workflow.ledger import tables
 from workflow.ledger.store import record
 from workflow.production import Production
-from workflow.report import backlog_entries, report, status, statuses
+from workflow.report import backlog_entries, live, report, status, statuses
 from workflow.settings import Settings
 from workflow.states import CAMPAIGN_TABLE, CampaignState, StepState, follow
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus, LabelReport, RetryReport, StepStatus
@@ -33,7 +33,6 @@ class Campaigns:
 
     def __init__(self, settings: Settings, *, context: Context | None = None) -> None:
         self._context = context or Context(settings)
-        self._advancer = Advancer(self._context)
 
     @classmethod
     def open(cls, home: str | Path) -> Campaigns:
@@ -110,6 +109,12 @@ class Campaigns:
         """One round of the engine; where another engine holds the campaign's lock, the status unchanged."""
         self._advancer.advance(name)
         return self.status(name)
+
+    @cached_property
+    def _advancer(self) -> Any:
+        from workflow.advance import Advancer  # brings the Butler: 2 s that triggers and DAG files must not pay
+
+        return Advancer(self._context)
 
     def live(self) -> list[str]:
         """Names of the campaigns that the engine has work with, oldest first."""

@@ -50,7 +50,12 @@ def _show(status: CampaignStatus, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status.as_json()))
     else:
-        Console().print(tables_text.status_table(status))
+        _console().print(tables_text.status_table(status))
+
+
+def _console() -> Console:
+    """Wide where nobody watches: a pipe must not get folded tables."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _pace(settings: Settings) -> Pace:
@@ -125,7 +130,7 @@ def report(name: str, home: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
-        console = Console(width=None if sys.stdout.isatty() else 200)
+        console = _console()
         for table in tables_text.report_tables(found):
             console.print(table)
 
@@ -140,7 +145,7 @@ def list_(live: bool, home: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([s.as_json() for s in found]))
     else:
-        Console().print(tables_text.list_table(found))
+        _console().print(tables_text.list_table(found))
 
 
 @campaign.command()
@@ -217,7 +222,7 @@ def backlog(name: str | None, home: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([entry.as_json() for entry in found]))
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(tables_text.backlog_table(found))
+        _console().print(tables_text.backlog_table(found))
 
 
 @click.command()

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from lsst.daf.butler import Butler
-
 from backbone.endpoint import Endpoint
 from backbone.endpoints import open_endpoint
 from workflow.clock import Clock, SystemClock
@@ -44,6 +42,8 @@ class Context:
     @cached_property
     def butler(self) -> Any:
         """The repository, writeable. One connection for the life of the process."""
+        from lsst.daf.butler import Butler  # 2 s of imports, which readers of statuses do without
+
         try:
             return Butler.from_config(self.settings.repo_uri, writeable=True)
         except FileNotFoundError as error:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lsst.daf.butler.datastore.record_data import DatastoreRecordData, SerializedDatastoreRecordData
 from pydantic import BaseModel, ConfigDict, Field
 
-from backbone.butler import attempt_prefix
+if TYPE_CHECKING:  # the Butler costs 2 s to import, and who reads statuses needs none of it
+    from lsst.daf.butler.datastore.record_data import DatastoreRecordData
 
 TABLE = "file_datastore_records"
 ZIP = "@zip@"
@@ -93,12 +93,12 @@ class Segment(_Message):
 
 def segment_key(attempt: str, number: int, kind: Literal["json", "zip"] = "json") -> str:
     """Key of a segment, or of the zip beside it."""
-    return f"{attempt_prefix(attempt)}/segments/{number:05}.{kind}"
+    return f"_a/{attempt}/segments/{number:05}.{kind}"
 
 
 def heartbeat_key(attempt: str) -> str:
     """Key of the object that a living job writes again and again; its content differs each time."""
-    return f"{attempt_prefix(attempt)}/heartbeat.json"
+    return f"_a/{attempt}/heartbeat.json"
 
 
 def to_json(data: DatastoreRecordData) -> dict[str, Any]:
@@ -109,11 +109,15 @@ def to_json(data: DatastoreRecordData) -> dict[str, Any]:
 
 def from_json(data: dict[str, Any]) -> DatastoreRecordData:
     """Inverse of `to_json`; an empty dictionary is no records."""
+    from lsst.daf.butler.datastore.record_data import DatastoreRecordData, SerializedDatastoreRecordData
+
     return DatastoreRecordData.from_simple(SerializedDatastoreRecordData(**data)) if data else DatastoreRecordData()
 
 
 def merged(bodies: Iterable[dict[str, Any]]) -> DatastoreRecordData:
     """All records of many, as one."""
+    from lsst.daf.butler.datastore.record_data import DatastoreRecordData
+
     together = DatastoreRecordData()
     for body in bodies:
         together.update(from_json(body))

@@ -35,6 +35,7 @@ class Stop:
         self.asked = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Of the signal."""
         self.asked = True
 
     def install(self) -> Stop:

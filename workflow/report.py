@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from workflow.context import Context
 from workflow.errors import UnknownCampaign
-from workflow.ledger.tables import backlog, campaign, outbox, outcome, quantum, step
-from workflow.states import QUANTUM_IN_JOB, CampaignState, QuantumState, StepState
+from workflow.ledger.tables import backlog, campaign, job, outbox, outcome, quantum, step
+from workflow.states import CAMPAIGN_TERMINAL, QUANTUM_IN_JOB, CampaignState, JobState, QuantumState, StepState
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus, LabelReport, StepStatus
 
 
@@ -141,3 +141,11 @@ def backlog_entries(context: Context, name: str | None) -> list[BacklogEntry]:
         )
         for r in context.ledger.all(query)
     ]
+
+
+def live(context: Context) -> list[str]:
+    """Campaigns that need the engine: those that have not ended, and those whose jobs have not."""
+    c = campaign.c
+    busy = sa.exists().where(job.c.campaign == c.name, sa.or_(job.c.state != JobState.ENDED, job.c.swept.is_(None)))
+    ended = [state.value for state in CAMPAIGN_TERMINAL]
+    return [r.name for r in context.ledger.all(sa.select(c.name).where(sa.or_(c.state.not_in(ended), busy)).order_by(c.created))]

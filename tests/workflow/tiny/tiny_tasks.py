@@ -1,0 +1,241 @@
+"""Cheap chained tasks on small JSON datasets, and the repository they need. What they do is said by their inputs' values, so that a test
+can make any quantum fail in any way without touching the code under test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import lsst.pipe.base as pb
+import lsst.pipe.base.connectionTypes as ct
+from astropy.time import Time, TimeDelta
+from lsst.daf.butler import Butler, CollectionType, Config, DatasetType, Timespan
+from lsst.pex.config import Field
+
+from backbone.butler import DATASTORE
+
+DIMENSIONS = ("instrument", "exposure", "detector")
+SEED = {
+    "datastore": {
+        "name": DATASTORE,
+        "root": "<butlerRoot>",
+        "checksum": True,
+        "formatters": {"StructuredDataDict": "lsst.daf.butler.formatters.json.JsonFormatter"},
+    }
+}
+DAY = 20270101
+
+
+class TinyCam(pb.Instrument):
+    policyName = None
+    configPaths = ()
+
+    @classmethod
+    def getName(cls):
+        return "TinyCam"
+
+    def register(self, registry, *, update=False):
+        raise NotImplementedError
+
+    def getRawFormatter(self, dataId):
+        raise NotImplementedError
+
+
+def _once(mark):
+    """Whether this is the first call with this mark, in whatever process."""
+    try:
+        Path(mark).open("x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def misbehave(data):
+    """Do what the input asks for: `{"do": what, "mark": path}` does it only once, without a mark always."""
+    what = data.get("do")
+    if what is None or ("mark" in data and not _once(data["mark"])):
+        return
+    if what == "raise":
+        raise ValueError("the sky is falling")
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit":
+        os._exit(7)
+    if what == "memory":
+        hoard = [bytearray(16 << 20) for _ in range(data["mb"] // 16)]
+        hoard[0][0] = 1
+    if what == "hang":
+        time.sleep(3600)
+    if what == "wait":
+        while not Path(data["until"]).exists():
+            time.sleep(0.01)
+    if what == "nothing":
+        raise pb.NoWorkFound("nothing here")
+
+
+class FirstConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
+    data = ct.Input(doc="in", name="tiny_in", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+    out = ct.Output(doc="out", name="tiny_mid", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+    schema = ct.InitOutput(doc="schema", name="tiny_schema", storageClass="StructuredDataDict")
+
+
+class FirstConfig(pb.PipelineTaskConfig, pipelineConnections=FirstConnections):
+    add = Field(doc="added", dtype=int, default=1)
+
+
+class FirstTask(pb.PipelineTask):
+    ConfigClass = FirstConfig
+    _DefaultName = "first"
+
+    def __init__(self, *, initInputs=None, **kwargs):
+        super().__init__(**kwargs)
+        self.schema = {"columns": ["value"]}
+
+    def run(self, data):
+        misbehave(data)
+        return pb.Struct(out={"value": data["value"] + int(os.environ.get("TINY_ADD", self.config.add))})
+
+
+class SecondConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
+    schema = ct.InitInput(doc="schema", name="tiny_schema", storageClass="StructuredDataDict")
+    data = ct.Input(doc="in", name="tiny_mid", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+    out = ct.Output(doc="out", name="tiny_out", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+
+
+class SecondConfig(pb.PipelineTaskConfig, pipelineConnections=SecondConnections):
+    add = Field(doc="added", dtype=int, default=1000)
+
+
+class SecondTask(pb.PipelineTask):
+    ConfigClass = SecondConfig
+    _DefaultName = "second"
+
+    def __init__(self, *, initInputs=None, **kwargs):
+        super().__init__(**kwargs)
+        assert initInputs["schema"] == {"columns": ["value"]}
+
+    def run(self, data):
+        return pb.Struct(out={"value": data["value"] + self.config.add})
+
+
+class GatherConnections(pb.PipelineTaskConnections, dimensions=("instrument", "detector")):
+    data = ct.Input(doc="in", name="tiny_out", storageClass="StructuredDataDict", dimensions=DIMENSIONS, multiple=True)
+    out = ct.Output(
+        doc="out", name="tiny_calib", storageClass="StructuredDataDict", dimensions=("instrument", "detector"), isCalibration=True
+    )
+
+
+class GatherConfig(pb.PipelineTaskConfig, pipelineConnections=GatherConnections):
+    pass
+
+
+class GatherTask(pb.PipelineTask):
+    """A calibration from all exposures of a detector."""
+
+    ConfigClass = GatherConfig
+    _DefaultName = "gather"
+
+    def run(self, data):
+        return pb.Struct(out={"total": sum(d["value"] for d in data), "n": len(data)})
+
+
+class UseConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
+    data = ct.Input(doc="in", name="tiny_in", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+    calib = ct.PrerequisiteInput(
+        doc="calib", name="tiny_calib", storageClass="StructuredDataDict", dimensions=("instrument", "detector"), isCalibration=True
+    )
+    out = ct.Output(doc="out", name="tiny_used", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
+
+
+class UseConfig(pb.PipelineTaskConfig, pipelineConnections=UseConnections):
+    pass
+
+
+class UseTask(pb.PipelineTask):
+    """Applies the calibration."""
+
+    ConfigClass = UseConfig
+    _DefaultName = "use"
+
+    def run(self, data, calib):
+        return pb.Struct(out={"value": data["value"] - calib["total"]})
+
+
+PIPELINE = """
+description: tiny chained tasks
+instrument: tiny_tasks.TinyCam
+tasks:
+  first: {class: tiny_tasks.FirstTask}
+  second: {class: tiny_tasks.SecondTask}
+  gather: {class: tiny_tasks.GatherTask}
+  use: {class: tiny_tasks.UseTask}
+subsets:
+  pair: [first, second]
+  calibrate: [first, second, gather]
+  apply: [use]
+"""
+
+
+def make_repo(root, *, exposures=1, detectors=4, values=None):
+    """Registry and `exposures * detectors` inputs in the RUN "in"; `values` maps (exposure number, detector) to more of an input."""
+    Butler.makeRepo(str(root), config=Config(SEED), forceConfigRoot=False)
+    butler = Butler.from_config(str(root), writeable=True)
+    registry, t0 = butler.registry, Time("2027-01-02T00:00:00", scale="tai")
+    ids = [DAY * 100_000 + n for n in range(1, exposures + 1)]
+    with registry.transaction():
+        registry.syncDimensionData(
+            "instrument",
+            {
+                "name": "TinyCam",
+                "class_name": "tiny_tasks.TinyCam",
+                "detector_max": detectors,
+                "visit_max": 2**40,
+                "exposure_max": 2**40,
+                "visit_system": 0,
+            },
+        )
+        registry.syncDimensionData("physical_filter", {"instrument": "TinyCam", "name": "r_01", "band": "r"})
+        registry.syncDimensionData("day_obs", {"instrument": "TinyCam", "id": DAY})
+        registry.insertDimensionData(
+            "detector",
+            *[{"instrument": "TinyCam", "id": d, "full_name": f"D{d}", "purpose": "SCIENCE"} for d in range(detectors)],
+        )
+        registry.insertDimensionData("group", *[{"instrument": "TinyCam", "name": str(e)} for e in ids])
+        registry.insertDimensionData("exposure", *[_exposure(e, n, t0) for n, e in enumerate(ids)])
+    kind = DatasetType("tiny_in", DIMENSIONS, "StructuredDataDict", universe=butler.dimensions)
+    registry.registerDatasetType(kind)
+    butler.collections.register("in")
+    with butler.transaction():
+        for n, exposure in enumerate(ids, 1):
+            for d in range(detectors):
+                data = {"value": d, **(values or {}).get((n, d), {})}
+                butler.put(data, kind, instrument="TinyCam", exposure=exposure, detector=d, run="in")
+    butler.collections.register("calib", CollectionType.CHAINED)
+    return butler
+
+
+def _exposure(exposure, n, t0):
+    begin = t0 + TimeDelta(40.0 * n, format="sec")
+    return {
+        "instrument": "TinyCam",
+        "id": exposure,
+        "obs_id": f"E{exposure}",
+        "group": str(exposure),
+        "physical_filter": "r_01",
+        "day_obs": DAY,
+        "exposure_time": 30.0,
+        "dark_time": 30.0,
+        "observation_type": "science",
+        "observation_reason": "science",
+        "seq_num": n + 1,
+        "seq_start": n + 1,
+        "seq_end": n + 1,
+        "target_name": "t",
+        "science_program": "p",
+        "timespan": Timespan(begin, begin + TimeDelta(30, format="sec")),
+    }
