@@ -1,7 +1,8 @@
 """From expected electrons to the integers of a raw frame, in the order in which a camera does it.
 
-Photons arrive (Poisson), cosmic rays strike, pixels fill up, amplifiers turn electrons into ADU and hear each other (crosstalk),
-and bias, read noise and rounding come last. So instrument signature removal can undo it backwards with camera.yaml alone.
+Photons arrive (Poisson), cosmic rays strike, pixels fill up and bleed along columns, amplifiers turn electrons into
+ADU and hear each other (crosstalk), and bias, read noise and rounding come last.
+So instrument signature removal can undo it backwards with camera.yaml alone.
 """
 
 from __future__ import annotations
@@ -43,15 +44,34 @@ def collect(expected: Image, rays: Image | None, rng: np.random.Generator) -> Im
     return electrons
 
 
+def bleed(signal: Image, full: float) -> Image:
+    """What pixels (ny, nx) cannot hold above `full` runs half up, half down along their column, to where there is room.
+
+    Charge is conserved but for what leaves the amplifier's ends. Two saturated stars in a column fill one after the other.
+    """
+    columns = np.flatnonzero((signal > full).any(axis=0))
+    signal = signal.copy() if len(columns) else signal
+    for column in columns:
+        line = signal[:, column].astype(np.float64)
+        over = np.flatnonzero(line > full)
+        for run in np.split(over, np.flatnonzero(np.diff(over) > 1) + 1):
+            excess = float((line[run] - full).sum())
+            line[run] = full
+            for away in (line[run[-1] + 1 :], line[: run[0]][::-1]):
+                room = np.maximum(full - away, 0)
+                away += np.clip(excess / 2 - (np.cumsum(room) - room), 0, room)
+        signal[:, column] = line
+    return signal
+
+
 def read_out(
     electrons: Image, bias_adu: Image, detector: Detector, config: CameraConfig, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
     """The raw frame, overscan included, of electrons (ny, nx) on the trimmed detector."""
     amplifiers = detector.amplifiers
-    segments = [
-        np.minimum(electrons[parse_section(a.place)] / np.float32(a.gain), np.float32(config.full_well_adu)) for a in amplifiers
-    ]
-    signal = np.stack(segments)
+    full = np.float32(config.full_well_adu)
+    segments = [electrons[parse_section(a.place)] / np.float32(a.gain) for a in amplifiers]
+    signal = np.stack([np.minimum(bleed(s, config.full_well_adu) if config.bleed else s, full) for s in segments])
     if detector.crosstalk is not None:
         matrix = np.array(detector.crosstalk, dtype=np.float32)
         signal = signal + (matrix @ signal.reshape(len(amplifiers), -1)).reshape(signal.shape)

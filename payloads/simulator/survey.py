@@ -143,7 +143,8 @@ def _joined(parts: Iterable[dict[str, Rows]]) -> dict[str, Rows]:
 def simulate_survey(config: SurveyConfig, out: Path, progress: Progress | None = None, jobs: int = 1) -> Made:
     """Make the survey below `out`. `progress(done, all)` is called as frames are finished; `jobs` 0 means one per core.
 
-    The result depends on `config` alone (its seed included): not on `jobs`, nor on what `out` held before.
+    The result depends on `config` alone (its seed included), not on `jobs`. An `out` that holds another survey is refused;
+    one that holds this survey, whole or in part, is made again.
     """
     began = time.perf_counter()
     world = make_world(config)

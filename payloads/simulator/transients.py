@@ -14,7 +14,7 @@ from payloads.simulator.mixture import Mixture, moffat
 from payloads.simulator.psf import galaxy_profile
 from payloads.simulator.sky import Galaxies
 from payloads.simulator.streams import Stream, stream
-from payloads.simulator.wcs import Pointing, detector_wcs, tangent_to_sky
+from payloads.simulator.wcs import Pointing, detector_wcs, separation_arcsec
 
 NO_HOST = -1
 Array = NDArray[np.float64]
@@ -98,32 +98,53 @@ def offsets_deg(field: FieldConfig, galaxies: Galaxies) -> tuple[Array, Array]:
 
 
 def _in_light_of(galaxies: Galaxies, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Positions drawn from the light of the chosen galaxies."""
-    ra, dec = np.zeros(len(chosen)), np.zeros(len(chosen))
-    for k, g in enumerate(chosen):
-        profile = galaxy_profile(bool(galaxies.spheroid[g]))
-        sigma = np.sqrt(rng.choice(profile.variance, p=profile.weight)) * galaxies.half_light_arcsec[g]
-        major, minor = rng.normal(size=2) * sigma * np.array([1.0, galaxies.axis_ratio[g]]) / np.sqrt(galaxies.axis_ratio[g])
-        angle = np.deg2rad(galaxies.position_angle_deg[g])
-        east = major * np.sin(angle) - minor * np.cos(angle)
-        north = major * np.cos(angle) + minor * np.sin(angle)
-        r, d = tangent_to_sky(float(galaxies.ra[g]), float(galaxies.dec[g]), np.array([east]), np.array([north]))
-        ra[k], dec[k] = r[0], d[0]
-    return ra, dec
+    """One position drawn from the light of each of the chosen galaxies."""
+    sigma = np.zeros(len(chosen))
+    for spheroid in (False, True):
+        profile = galaxy_profile(spheroid)
+        kind = galaxies.spheroid[chosen] == spheroid
+        sigma[kind] = np.sqrt(rng.choice(profile.variance, int(kind.sum()), p=profile.weight))
+    q, angle = galaxies.axis_ratio[chosen], np.deg2rad(galaxies.position_angle_deg[chosen])
+    scale = sigma * galaxies.half_light_arcsec[chosen] / np.sqrt(q)
+    major, minor = scale * rng.normal(size=len(chosen)), scale * q * rng.normal(size=len(chosen))
+    east, north = major * np.sin(angle) - minor * np.cos(angle), major * np.cos(angle) + minor * np.sin(angle)
+    dec = galaxies.dec[chosen] + north / 3600
+    return (galaxies.ra[chosen] + east / 3600 / np.cos(np.deg2rad(galaxies.dec[chosen]))) % 360, dec
+
+
+def _places(
+    survey: SurveyConfig, camera: Camera, field: FieldConfig, galaxies: Galaxies, n: int, rng: np.random.Generator
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Positions and hosts of up to `n` transients, none nearer to another than 5 FWHM: blends of two would blur every measure."""
+    possible = rng.permutation(hosts_in_field(survey, camera, field, galaxies))
+    in_galaxies = _in_light_of(galaxies, possible, rng)
+    anywhere = positions_in_detectors(survey, camera, field, 20 * n, rng)
+    apart = 5 * survey.seeing.median_px * camera.pixel_scale_arcsec
+    kept: list[tuple[float, float, int]] = []
+    n_hosted = round(n * survey.transients.host_fraction)
+    for candidates, hosts, wanted in ((in_galaxies, galaxies.id[possible], n_hosted), (anywhere, np.full(20 * n, NO_HOST), n)):
+        for ra, dec, host in zip(*candidates, hosts, strict=True):
+            if len(kept) >= wanted:
+                break
+            if not kept or separation_arcsec(ra, dec, *np.array(kept).T[:2]).min() > apart:
+                kept.append((float(ra), float(dec), int(host)))
+    ra_kept, dec_kept = (np.array([row[axis] for row in kept], dtype=np.float64) for axis in (0, 1))
+    return ra_kept, dec_kept, np.array([row[2] for row in kept], dtype=np.int64)
 
 
 def make_transients(survey: SurveyConfig, camera: Camera, galaxies: Galaxies, planned: list[Planned]) -> Transients:
-    """All transients of all fields. They peak on nights on which their field is observed, after the template nights."""
+    """All transients of all fields; fewer than asked for where there is no room.
+
+    They peak on nights on which their field is observed, after the template nights.
+    """
     c = survey.transients
     parts = []
     for number, field in enumerate(survey.fields):
         visits = [e for e in planned if e.field == number and e.night >= survey.nights.templates]
         n = c.per_field if visits else 0
         rng = stream(survey.seed, Stream.TRANSIENTS, number)
-        possible = hosts_in_field(survey, camera, field, galaxies)
-        n_hosted = min(round(n * c.host_fraction), len(possible))
-        chosen = rng.choice(possible, n_hosted, replace=False) if n_hosted else np.zeros(0, dtype=np.int64)
-        hosted, free = _in_light_of(galaxies, chosen, rng), positions_in_detectors(survey, camera, field, n - n_hosted, rng)
+        ra, dec, host = _places(survey, camera, field, galaxies, n, rng)
+        n = len(ra)
         peak_mjd = np.array([rng.choice([e.mjd_mid for e in visits]) for _ in range(n)])
         onset = np.maximum(peak_mjd - rng.uniform(*c.rise_d, n), template_nights_end(survey))
         first = next(iter(visits)).filter if visits else next(iter(survey.filters))
@@ -131,9 +152,9 @@ def make_transients(survey: SurveyConfig, camera: Camera, galaxies: Galaxies, pl
         zeropoint = survey.filters[str(first)].zeropoint_mag + 2.5 * np.log10(survey.exposure_s)
         parts.append(
             {
-                "ra": np.concatenate([hosted[0], free[0]]),
-                "dec": np.concatenate([hosted[1], free[1]]),
-                "host": np.concatenate([galaxies.id[chosen], np.full(n - n_hosted, NO_HOST)]).astype(np.int64),
+                "ra": ra,
+                "dec": dec,
+                "host": host,
                 "peak_mag": zeropoint - 2.5 * np.log10(electrons),
                 "colour": rng.normal(0.0, 0.15, n),
                 "onset_mjd": onset,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from payloads.simulator.config import SurveyConfig
+from payloads.simulator.config import SurveyConfig, SurveyConfigError
 from payloads.simulator.detector import DetectorTruth
 from payloads.simulator.exposures import Planned, conditions
 from payloads.simulator.headers import obs_id
@@ -164,7 +164,12 @@ def detector_rows(world: World, throughput: dict[int, dict[str, float]]) -> dict
 
 
 def write_resolved(survey: SurveyConfig, out: Path) -> None:
-    """The whole configuration, defaults included, so that the survey can be made again."""
+    """The whole configuration, defaults included, to make the survey again from; an error if `out` holds another survey."""
     path = out / "truth/survey.yaml"
+    text = yaml.safe_dump(survey.model_dump(mode="json"), sort_keys=False)
+    if path.exists() and path.read_text() != text:
+        raise SurveyConfigError(
+            f"{out} holds another survey or seed, and its frames would mix: choose another directory or remove it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(survey.model_dump(mode="json"), sort_keys=False))
+    path.write_text(text)

@@ -5,7 +5,7 @@ import pytest
 
 from payloads.camera import parse_section
 from payloads.simulator.camera import build_camera
-from payloads.simulator.signal import ADC_MAX, collect, cosmic_rays, read_out
+from payloads.simulator.signal import ADC_MAX, bleed, collect, cosmic_rays, read_out
 
 STEADY = {"bias_drift_adu": 0.0, "bias_structure_adu": 0.0, "crosstalk": 0.0}
 
@@ -123,3 +123,29 @@ def test_cosmic_rays_come_as_often_as_asked_and_leave_tracks():
     lit = [(image > 0).sum() for image in images]
     assert np.mean(lit) > 1.5 * np.mean(counts)
     assert min(image.min() for image in images) == 0.0
+
+
+def test_a_full_pixel_bleeds_both_ways_along_its_column_and_keeps_its_charge():
+    signal = np.full((101, 5), 100.0, np.float32)
+    signal[50, 2] = 1000.0 + 10 * 900.0
+    signal[49, 2] = 1000.0 + 4 * 900.0
+    after = bleed(signal, 1000.0)
+    assert signal[50, 2] == 10_000.0, "the input is left as it was"
+    assert after.max() <= 1000.0
+    assert after.sum() == pytest.approx(signal.sum())
+    full = np.flatnonzero(after[:, 2] >= 999.0)
+    assert (full.min(), full.max()) == (49 - 7, 50 + 7)
+    np.testing.assert_array_equal(np.delete(after, 2, axis=1), 100.0)
+
+
+def test_two_full_stars_in_one_column_share_the_room_that_is_left():
+    signal = np.zeros((40, 1), np.float32)
+    signal[10] = signal[14] = 6 * 1000.0
+    after = bleed(signal, 1000.0)
+    assert after.max() <= 1000.0
+    assert after.sum() == pytest.approx(signal.sum())
+
+
+def test_nothing_bleeds_where_nothing_is_full():
+    signal = np.random.default_rng(9).uniform(0, 900, (30, 30)).astype(np.float32)
+    np.testing.assert_array_equal(bleed(signal, 1000.0), signal)

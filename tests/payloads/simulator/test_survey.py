@@ -12,7 +12,7 @@ from astropy.time import Time
 from astropy.wcs import WCS
 
 from payloads.camera import Camera
-from payloads.simulator.config import SurveyConfig
+from payloads.simulator.config import SurveyConfig, SurveyConfigError
 from payloads.simulator.frames import make_raw, write_raw
 from payloads.simulator.survey import simulate_survey
 from payloads.simulator.transients import nominal_flux
@@ -104,7 +104,7 @@ def test_no_transient_is_up_on_template_nights_and_all_are_on_the_others(made_sm
 
 
 def test_half_the_transients_lie_on_galaxies_and_their_snr_spans_the_range(small_survey):
-    world = make_world(small_survey(transients={"per_field": 40}, galaxies={"per_detector": 60}))
+    world = make_world(small_survey(transients={"per_field": 40}, galaxies={"per_detector": 200}, camera={"size": [400, 400]}))
     t, g = world.transients, world.galaxies
     hosted = t.host >= 0
     assert hosted.sum() == 20
@@ -186,3 +186,19 @@ def test_rice_compression_keeps_every_pixel(made_small: Path, tmp_path: Path, sm
         np.testing.assert_array_equal(hdus[1].data, raw)
         assert hdus[1].header["INSTRUME"] == "SimCam"
     np.testing.assert_array_equal(raw, fits.getdata(made_small / path.relative_to(tmp_path)))
+
+
+def test_a_directory_with_another_survey_is_refused_and_with_the_same_is_made_again(made_small: Path, small_survey):
+    before = digests(made_small)
+    with pytest.raises(SurveyConfigError, match="holds another survey"):
+        simulate_survey(small_survey(seed=9), made_small)
+    assert digests(made_small) == before
+    simulate_survey(small_survey(), made_small)
+    assert digests(made_small) == before
+
+
+def test_no_two_transients_blend(small_survey):
+    t = make_world(small_survey(transients={"per_field": 30}, galaxies={"per_detector": 60})).transients
+    assert len(t.id) >= 25
+    apart = separation_arcsec(t.ra[:, None], t.dec[:, None], t.ra, t.dec) + 1e3 * np.eye(len(t.id))
+    assert apart.min() > 5 * 3.4 * 0.3
