@@ -16,6 +16,8 @@ from astropy.wcs import WCS
 from lsst.daf.butler import DatasetProvenance, FormatterV2, StorageClassDelegate
 from lsst.resources import ResourcePath
 
+from payloads.mask import header_cards
+
 FITS_EXTENSIONS = frozenset(stem + packed for stem in (".fits", ".fit", ".fts") for packed in ("", ".bz2", ".gz", ".fz"))
 
 _FORMAT_CARD, _WCS_CARD, _META_CARD = "PACHFMT", "PACHWCS", "PACHMETA"
@@ -140,7 +142,8 @@ def ccd_to_hdus(image: CCDData) -> fits.HDUList:
     header, odd = _header_of(image)
     hdus = fits.HDUList([fits.PrimaryHDU(np.asarray(image.data, dtype=np.float32), header=header)])
     if image.mask is not None:
-        hdus.append(fits.ImageHDU(np.asarray(image.mask).astype(np.uint32), name="MASK"))
+        names = fits.Header(header_cards())
+        hdus.append(fits.ImageHDU(np.asarray(image.mask).astype(np.uint32), header=names, name="MASK"))
     if image.uncertainty is not None:
         variance = image.uncertainty.represent_as(VarianceUncertainty).array
         hdus.append(fits.ImageHDU(np.asarray(variance, dtype=np.float32), name="VARIANCE"))

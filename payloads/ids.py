@@ -1,9 +1,9 @@
 """Packed 64-bit ids that never repeat across releases (DMS-REQ-0292) and are the same everywhere (DBB-31).
 
-    63     62..57    56..44  43..30    29..22     21..0
+    63     62..57    56..42  41..28    27..20     19..0
     0      release   day     seq_num   detector   counter
 
-`release` 0 is prompt processing; data releases count from 1. `day` counts days since 2000-01-01 (8192 of them), `seq_num` is the
+`release` 0 is prompt processing; data releases count from 1. `day` counts days since 2000-01-01 (to 2089), `seq_num` is the
 exposure's number within its day. Objects belong to no exposure: their day, seq_num and detector fields hold tract and patch.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 _EPOCH = date(2000, 1, 1)
-_BITS = {"release": 6, "day": 13, "seq_num": 14, "detector": 8, "counter": 22}
+_BITS = {"release": 6, "day": 15, "seq_num": 14, "detector": 8, "counter": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def split_source_id(packed: int) -> SourceId:
 
 
 def object_id(release: int, tract: int, patch: int, counter: int) -> int:
-    """Id of the `counter`-th object of a patch: tract in the 13 + 6 high bits, patch in the 16 low bits of the middle field."""
+    """Id of the `counter`-th object of a patch: tract in the 15 + 6 high bits, patch in the 16 low bits of the middle field."""
     high, low = divmod(tract, 1 << 6)
     middle = low << 16 | patch
     if not 0 <= patch < 1 << 16:

@@ -38,5 +38,7 @@ def any_set(mask: NDArray[np.uint32] | None, bits: Mask, shape: tuple[int, ...])
 
 
 def header_cards() -> dict[str, Any]:
-    """FITS cards that name each bit, so that a file explains itself (`MP_<name>` = bit number)."""
-    return {f"MP_{bit.name}"[:8]: int(bit).bit_length() - 1 for bit in Mask}
+    """FITS cards that name each bit, so that a file explains itself (`MP_<name>`, eight characters, = bit number)."""
+    # Cut to eight characters it would be the card of DETECTED.
+    names = {Mask.DETECTED_NEGATIVE: "MP_DETNE"}
+    return {names.get(bit, f"MP_{bit.name}"[:8]): int(bit).bit_length() - 1 for bit in Mask}
