@@ -12,11 +12,13 @@ from astropy.time import Time
 from astropy.wcs import WCS
 
 from payloads.camera import Camera
+from payloads.headers import observe
+from payloads.pointing import nominal_wcs
 from payloads.simulator.config import SurveyConfig, SurveyConfigError
 from payloads.simulator.frames import make_raw, write_raw
 from payloads.simulator.survey import simulate_survey
 from payloads.simulator.transients import nominal_flux
-from payloads.simulator.wcs import separation_arcsec
+from payloads.simulator.wcs import Pointing, detector_wcs, separation_arcsec
 from payloads.simulator.world import make_world
 
 # What a camera and a telescope can know. A new card needs a thought: could it give the truth away?
@@ -202,3 +204,29 @@ def test_no_two_transients_blend(small_survey):
     assert len(t.id) >= 25
     apart = separation_arcsec(t.ra[:, None], t.dec[:, None], t.ra, t.dec) + 1e3 * np.eye(len(t.id))
     assert apart.min() > 5 * 3.4 * 0.3
+
+
+def test_headers_say_what_was_planned_when_read_by_the_rules_of_the_camera(made_small: Path):
+    camera = Camera.load(made_small / "camera.yaml")
+    exposures = table(made_small, "truth/exposures")
+    for row, number in enumerate(exposures["exposure"].tolist()):
+        path = made_small / f"raw/{exposures['day_obs'][row]}/{exposures['obs_id'][row]}_d000.fits"
+        seen = observe(fits.getheader(path), path.name, camera)
+        assert seen.exposure == number
+        assert seen.observation_type == exposures["kind"][row]
+        assert seen.exposure_time_s == (0.0 if seen.observation_type == "bias" else exposures["exposure_s"][row])
+        middle = 0.5 * (seen.datetime_begin.tai.mjd + seen.datetime_end.tai.mjd)
+        assert middle == pytest.approx(exposures["mjd_mid"][row], abs=1e-8)
+        if seen.observation_type in ("science", "flat"):
+            assert seen.physical_filter == exposures["filter"][row]
+
+
+def test_wcs_of_a_header_is_the_nominal_one_of_the_camera_and_pointing(small_survey):
+    survey = small_survey(camera={"detectors": [2, 3]})
+    camera = make_world(survey).camera
+    pointing = Pointing(ra_deg=13.0, dec_deg=30.0, rotation_deg=25.0, scale_arcsec=0.3)
+    for detector in camera.detectors:
+        mine = detector_wcs(pointing, detector, 0.3)
+        theirs = nominal_wcs(camera, detector.id, 13.0, 30.0, 25.0)
+        corners = [np.array([0.0, 239.0, 0.0]), np.array([0.0, 0.0, 199.0])]
+        assert separation_arcsec(*mine.wcs_pix2world(*corners, 0), *theirs.wcs_pix2world(*corners, 0)).max() < 1e-5
