@@ -22,7 +22,7 @@ COMMANDS = {
     "up": "deploy.cli_stack:up",
     "down": "deploy.cli_stack:down",
     "status": "deploy.cli_stack:status",
-    "demo": "deploy.demo:demo",
+    "demo": "deploy.demo.cli:demo",
 }
 
 
