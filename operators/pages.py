@@ -18,7 +18,7 @@ from workflow.campaigns import CampaignReport
 from workflow.errors import UnknownCampaign
 
 app = FastAPI(title="Pachón", docs_url=None, redoc_url=None, openapi_url=None)
-_may_read = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
+may_read = requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN)
 _Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -29,7 +29,7 @@ def _report(name: str) -> CampaignReport:
         raise HTTPException(404, str(error)) from error
 
 
-@app.get("/campaigns/{name}", response_class=HTMLResponse, dependencies=[_may_read])
+@app.get("/campaigns/{name}", response_class=HTMLResponse, dependencies=[Depends(may_read)])
 def page(name: _Name) -> str:
     """The report as a person reads it."""
     report = _report(name)
@@ -47,7 +47,7 @@ def page(name: _Name) -> str:
     )
 
 
-@app.get("/api/campaigns/{name}", dependencies=[_may_read])
+@app.get("/api/campaigns/{name}", dependencies=[Depends(may_read)])
 def document(name: _Name) -> dict[str, Any]:
     """The report as a program reads it."""
     return _report(name).as_json()
