@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 from lsst.daf.butler import DatasetProvenance, FormatterV2, StorageClassDelegate
 from lsst.resources import ResourcePath
 
+from payloads.image import MaskedImage
 from payloads.mask import header_cards
 
 FITS_EXTENSIONS = frozenset(stem + packed for stem in (".fits", ".fit", ".fts") for packed in ("", ".bz2", ".gz", ".fz"))
@@ -45,18 +46,23 @@ def plain_header(*headers: fits.Header) -> dict[str, Any]:
     lines: dict[str, list[str]] = {}
     for header in headers:
         for card in header.cards:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # odd cards are what this is for
-                    keyword, value = card.keyword, card.value
-            except (fits.VerifyError, ValueError):
-                keyword, value = card.image[:8].strip(), card.image[9:].strip()
+            keyword, value = _parsed(card)
             if keyword in _COMMENTARY:
                 lines.setdefault(keyword, []).append(str(value))
             else:
                 plain[keyword] = None if isinstance(value, fits.card.Undefined) else value
     plain.update({keyword: "\n".join(text) for keyword, text in lines.items() if "".join(text).strip()})
     return plain
+
+
+def _parsed(card: fits.Card) -> tuple[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # odd cards are what this is for
+        try:
+            return card.keyword, card.value
+        except (fits.VerifyError, ValueError):
+            text = str(card.image)
+            return text[:8].strip(), text[9:].strip()
 
 
 def wcs_of(header: Mapping[str, Any]) -> WCS | None:
@@ -70,6 +76,9 @@ def wcs_of(header: Mapping[str, Any]) -> WCS | None:
     numeric = re.compile(r"^(CRVAL|CRPIX|CDELT|CROTA|CD\d|PC\d|PV\d|[AB]P?_)")
     if any(numeric.match(k) and isinstance(v, str) for k, v in cards.items()):
         return None
+    matrix = [cards[k] for k in ("CD1_1", "CD1_2", "CD2_1", "CD2_2") if k in cards]
+    if matrix and not any(matrix):
+        return None  # wcslib would take the unit matrix
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # wcslib mends what it can and says so; judged below
@@ -137,13 +146,25 @@ def _header_of(image: CCDData) -> tuple[fits.Header, dict[str, Any]]:
     return header, odd
 
 
+def _bits(mask: np.ndarray) -> np.ndarray:
+    """The mask as uint32; TypeError where astropy has turned its bits into booleans."""
+    if mask.dtype.kind == "b" and mask.any():
+        raise TypeError(
+            "this image's mask is boolean: astropy's CCDData drops the bits of any mask it is given; make the image as a"
+            " payloads.image.MaskedImage"
+        )
+    return np.asarray(mask).astype(np.uint32)
+
+
 def ccd_to_hdus(image: CCDData) -> fits.HDUList:
-    """Primary image float32; HDU MASK uint32; HDU VARIANCE float32; HDU META for what cards cannot hold."""
+    """Primary image float32; HDU MASK uint32; HDU VARIANCE float32; HDU META for what cards cannot hold.
+
+    TypeError where the mask is boolean."""
     header, odd = _header_of(image)
     hdus = fits.HDUList([fits.PrimaryHDU(np.asarray(image.data, dtype=np.float32), header=header)])
     if image.mask is not None:
         names = fits.Header(header_cards())
-        hdus.append(fits.ImageHDU(np.asarray(image.mask).astype(np.uint32), header=names, name="MASK"))
+        hdus.append(fits.ImageHDU(_bits(image.mask), header=names, name="MASK"))
     if image.uncertainty is not None:
         variance = image.uncertainty.represent_as(VarianceUncertainty).array
         hdus.append(fits.ImageHDU(np.asarray(variance, dtype=np.float32), name="VARIANCE"))
@@ -175,7 +196,7 @@ def hdus_to_ccd(hdus: fits.HDUList, component: str | None = None) -> Any:
     meta = _meta_of(hdus, header)
     if component == "header":
         return meta
-    return CCDData(
+    return MaskedImage(
         _native(hdus[0].data),
         unit=u.Unit(header.get("BUNIT") or "", format=None),
         wcs=wcs_of(header) if header.get(_WCS_CARD) else None,
@@ -222,7 +243,7 @@ class CCDDataFormatter(FormatterV2):
 
 def _shallow(image: CCDData) -> CCDData:
     """A second CCDData over the same arrays."""
-    twin = CCDData(image.data, unit=image.unit, wcs=image.wcs, mask=image.mask)
+    twin = type(image)(image.data, unit=image.unit, wcs=image.wcs, mask=image.mask)
     twin.uncertainty = image.uncertainty
     return twin
 

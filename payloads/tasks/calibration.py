@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from payloads.camera import Camera, Detector
 from payloads.combine import FrameStack, Master, OutlierRules, combine, find_outliers
 from payloads.exposure import ExposureFacts
+from payloads.image import MaskedImage
 from payloads.isr import Plane, bad_from_dark, flat_noise, mask_from_flat, master_plane, prepare
 from payloads.mask import Mask, header_cards
 from payloads.overscan import FrameUnusable, amplifier_map
@@ -37,7 +38,7 @@ def plane_of(image: CCDData | None) -> Plane | None:
 def image_of(plane: Plane, unit: u.Unit | str, meta: dict[str, Any]) -> CCDData:
     """Arrays as an image to store; the mask's bits are named in the header."""
     variance = None if plane.variance is None else VarianceUncertainty(plane.variance)
-    return CCDData(plane.data, unit=unit, mask=plane.mask, uncertainty=variance, meta={**header_cards(), **meta})
+    return MaskedImage(plane.data, unit=unit, mask=plane.mask, uncertainty=variance, meta={**header_cards(), **meta})
 
 
 class CombineConnections(pipe_base.PipelineTaskConnections, dimensions=_PRODUCT):
@@ -230,7 +231,7 @@ class CombineFlatConfig(CombineConfig, pipelineConnections=CombineFlatConnection
     minimum_electron = Field[float](doc="frames of a lower level are rejected, electron", default=500.0)
     saturated_fraction = Field[float](doc="frames with more saturated pixels than this are rejected", default=0.05)
     shape_tolerance = Field[float](
-        doc="frames whose shape differs by more than this from the rest are rejected, rms", default=0.03
+        doc="frames whose shape differs by more than this from the rest are rejected, rms", default=0.005
     )
     dead = Field[float](doc="BAD: response below this part of the surroundings'", default=0.5)
     suspect = Field[float](doc="SUSPECT: surroundings' response below this part of the median", default=0.3)
