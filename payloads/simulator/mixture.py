@@ -24,7 +24,7 @@ class Mixture:
     def surface_brightness(self, radius: NDArray[np.float64]) -> NDArray[np.float64]:
         """Flux per area at each radius (any shape)."""
         r2 = np.asarray(radius, dtype=np.float64)[..., None] ** 2
-        return (self.weight / (2 * np.pi * self.variance) * np.exp(-0.5 * r2 / self.variance)).sum(axis=-1)
+        return np.asarray((self.weight / (2 * np.pi * self.variance) * np.exp(-0.5 * r2 / self.variance)).sum(axis=-1))
 
     def fwhm(self) -> float:
         """Full width at half maximum."""

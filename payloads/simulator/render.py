@@ -49,7 +49,7 @@ def half_widths(light: Gaussians, floor: float) -> NDArray[np.int64]:
     sigma = np.sqrt(widest)
     peak = np.abs(light.flux) / (2 * np.pi * np.sqrt(np.maximum(light.cxx * light.cyy - light.cxy**2, 1e-4)) + 1)
     reach = np.sqrt(2 * np.log(np.maximum(peak / floor, 1.0)))
-    return np.ceil(sigma * np.clip(reach, 3.8, 6.5) + 0.5).astype(np.int64)
+    return np.asarray(np.ceil(sigma * np.clip(reach, 3.8, 6.5) + 0.5), dtype=np.int64)
 
 
 def add_gaussians(image: NDArray[np.float32], light: Gaussians, floor: float = 0.01) -> None:
@@ -76,14 +76,13 @@ def _add_batch(image: NDArray[np.float32], rows: NDArray[np.float64], half: int,
     grid = np.arange(-half, half + 1, dtype=np.float64)
     dx, dy = grid - (rows[0] - column)[:, None], grid - (rows[1] - row)[:, None]
     if sharp:
-        stamps = sum(
-            wx * wy / 4 * _evaluate(dx + nx / 2, dy + ny / 2, rows[2:], 0.0)
-            for nx, wx in zip(_NODES, _WEIGHTS, strict=True)
-            for ny, wy in zip(_NODES, _WEIGHTS, strict=True)
-        )
+        stamps = np.zeros((rows.shape[1], len(grid), len(grid)), dtype=np.float32)
+        for across, wx in zip(_NODES, _WEIGHTS, strict=True):
+            for up, wy in zip(_NODES, _WEIGHTS, strict=True):
+                stamps += np.float32(wx * wy / 4) * _evaluate(dx + across / 2, dy + up / 2, rows[2:], 0.0)
     else:
         stamps = _evaluate(dx, dy, rows[2:], 1 / 12)
-    _deposit(image, np.asarray(stamps), row - half, column - half)
+    _deposit(image, stamps, row - half, column - half)
 
 
 def _evaluate(dx: NDArray[np.float64], dy: NDArray[np.float64], shape: NDArray[np.float64], extra: float) -> NDArray[np.float32]:
@@ -97,7 +96,7 @@ def _evaluate(dx: NDArray[np.float64], dy: NDArray[np.float64], shape: NDArray[n
         exponent += ((cxy / det)[:, None] * dy).astype(np.float32)[:, :, None] * dx.astype(np.float32)[:, None, :]
     np.exp(exponent, out=exponent)
     exponent *= (flux / (2 * np.pi * np.sqrt(det))).astype(np.float32)[:, None, None]
-    return exponent
+    return np.asarray(exponent)
 
 
 def _deposit(image: NDArray[np.float32], stamps: NDArray[np.float32], row: NDArray[np.int64], column: NDArray[np.int64]) -> None:

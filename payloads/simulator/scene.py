@@ -169,10 +169,10 @@ def _asteroids(frame: Frame) -> tuple[Gaussians, Epochs]:
     x1, y1 = frame.wcs.wcs_world2pix(end.ra[at], end.dec[at], 0) if len(at) else (x, y)
     flux = njy(magnitude(middle.mag[at], orbits.colour[at], frame.band))
     trails = []
-    for k in range(len(at)):
-        n = max(1, int(np.ceil(np.hypot(x1[k] - x0[k], y1[k] - y0[k]) / _TRAIL_STEP_PX)))
+    for from_x, from_y, to_x, to_y in zip(x0, y0, x1, y1, strict=True):
+        n = max(1, int(np.ceil(np.hypot(to_x - from_x, to_y - from_y) / _TRAIL_STEP_PX)))
         part = (np.arange(n) + 0.5) / n
-        trails.append(frame.points(x0[k] + part * (x1[k] - x0[k]), y0[k] + part * (y1[k] - y0[k]), np.full(n, 1 / n)))
+        trails.append(frame.points(from_x + part * (to_x - from_x), from_y + part * (to_y - from_y), np.full(n, 1 / n)))
     hours = e.exposure_s / 3600
     rate = separation_arcsec(begin.ra[at], begin.dec[at], end.ra[at], end.dec[at]) / hours
     east = ((end.ra[at] - begin.ra[at] + 180) % 360 - 180) * np.cos(np.deg2rad(middle.dec[at]))

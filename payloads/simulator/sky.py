@@ -98,7 +98,8 @@ def make_stars(survey: SurveyConfig) -> Stars:
         ra, dec = _scatter(survey, field, c.per_detector, rng)
         n = len(ra)
         varies = rng.random(n) < c.variable_fraction
-        period = np.exp(rng.uniform(*np.log(c.period_d), n))
+        shortest, longest = np.log(c.period_d)
+        period = np.exp(rng.uniform(shortest, longest, n))
         parts.append(
             {
                 "ra": ra,

@@ -148,7 +148,8 @@ def make_transients(survey: SurveyConfig, camera: Camera, galaxies: Galaxies, pl
         peak_mjd = np.array([rng.choice([e.mjd_mid for e in visits]) for _ in range(n)])
         onset = np.maximum(peak_mjd - rng.uniform(*c.rise_d, n), template_nights_end(survey))
         first = next(iter(visits)).filter if visits else next(iter(survey.filters))
-        electrons = nominal_flux(survey, str(first), np.exp(rng.uniform(*np.log(c.snr), n)))
+        faintest, brightest = np.log(c.snr)
+        electrons = nominal_flux(survey, str(first), np.exp(rng.uniform(faintest, brightest, n)))
         zeropoint = survey.filters[str(first)].zeropoint_mag + 2.5 * np.log10(survey.exposure_s)
         parts.append(
             {
