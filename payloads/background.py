@@ -14,9 +14,11 @@ from payloads.overscan import clipped_moments
 
 @dataclass(frozen=True, kw_only=True)
 class Sky:
-    """Background `image` (ny, nx) float32 and its median `level` and pixel noise `sigma`, all in the frame's unit."""
+    """Background `image` and local pixel noise `noise` (ny, nx) float32, and their medians `level` and `sigma`, in the frame's
+    unit."""
 
     image: NDArray[np.float32]
+    noise: NDArray[np.float32]
     level: float
     sigma: float
 
@@ -29,7 +31,7 @@ def estimate_background(
     The estimator, 2.5 median - 1.5 mean, reads the skewness of Poisson noise as sources, and is 0.4 electron too low: enough
     to spoil a PSF's wings by a per cent. The clipped mean of what remains, over free pixels, is therefore added. `unusable`
     pixels and, in a second pass, `sources` are not looked at: unmasked wings of stars lift a background by some per cent of
-    its noise. The noise is that of the lowest half of the frame's meshes' median, as sep gives it.
+    its noise.
     """
     mask = unusable if sources is None else unusable | sources
     ny, nx = data.shape
@@ -39,7 +41,7 @@ def estimate_background(
     residual = (data - image)[~mask]
     offset, _ = clipped_moments(residual, at_most=4_000_000) if residual.size else (0.0, 0.0)
     image += np.float32(offset)
-    return Sky(image=image, level=float(mesh.globalback) + offset, sigma=float(mesh.globalrms))
+    return Sky(image=image, noise=mesh.rms(dtype=np.float32), level=float(mesh.globalback) + offset, sigma=float(mesh.globalrms))
 
 
 def grow(sources: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:

@@ -40,6 +40,7 @@ class Characterized:
     sky: Sky
     psf: PsfModel
     n_psf_stars: int
+    n_cosmic_ray_pixels: int
     columns: dict[str, NDArray[np.generic]]
 
 
@@ -58,7 +59,7 @@ def characterize(
         raise NothingDetected("every pixel of the frame is masked: look at its calibrations")
     rough = estimate_background(data, unusable, box_px=config.box_px)
     image = data - rough.image
-    fwhm, sources = _first_look(image, rough.sigma, unusable)
+    fwhm, sources = _first_look(image, rough.noise, unusable)
     hit = find_cosmic_rays(image, variance, unusable, fwhm, sigma=config.cosmic_ray_sigma)
     mask[hit] |= np.uint32(Mask.CR)
     unusable |= hit
@@ -66,7 +67,7 @@ def characterize(
     image = data - sky.image
     found = detect(
         image,
-        sky.sigma,
+        sky.noise,
         unusable,
         fwhm,
         threshold=config.threshold,
@@ -78,11 +79,15 @@ def characterize(
     mask[found.footprint] |= np.uint32(Mask.DETECTED)
     psf, n_stars, fit = _psf_and_fluxes(image, variance, mask, unusable, found, fwhm, sky.sigma, config)
     columns = _columns(image, variance, mask, unusable, found, psf, fit, config)
-    return Characterized(data=image, mask=mask, sky=sky, psf=psf, n_psf_stars=n_stars, columns=columns)
+    return Characterized(
+        data=image, mask=mask, sky=sky, psf=psf, n_psf_stars=n_stars, n_cosmic_ray_pixels=int(hit.sum()), columns=columns
+    )
 
 
-def _first_look(image: NDArray[np.float32], sigma: float, unusable: NDArray[np.bool_]) -> tuple[float, NDArray[np.bool_]]:
-    bright = detect(image, sigma, unusable, 3.0, threshold=10.0, min_pixels=5, deblend_contrast=1.0)
+def _first_look(
+    image: NDArray[np.float32], noise: NDArray[np.float32], unusable: NDArray[np.bool_]
+) -> tuple[float, NDArray[np.bool_]]:
+    bright = detect(image, noise, unusable, 3.0, threshold=10.0, min_pixels=5, deblend_contrast=1.0)
     fwhm = guess_fwhm(image, bright, unusable)
     if not np.isfinite(fwhm):
         raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")

@@ -108,7 +108,7 @@ def remove_signature(
 
 def bad_from_dark(dark: NDArray[np.float32], *, sigma: float = 10.0, floor: float = 0.0) -> NDArray[np.bool_]:
     """Hot pixels of a master dark (ADU/s): further above their surroundings than `sigma` robust widths and than `floor` ADU/s."""
-    residual = dark - ndimage.median_filter(np.nan_to_num(dark), size=7, mode="nearest")
+    residual = dark - surroundings(dark)
     median = np.nanmedian(residual)
     width = 1.4826 * np.nanmedian(np.abs(residual - median))
     return ~np.isfinite(dark) | (residual - median > max(sigma * float(width), floor))
@@ -124,7 +124,7 @@ def mask_from_flat(
     number.
     """
     known = np.isfinite(flat)
-    smooth = ndimage.median_filter(np.where(known, flat, np.float32(1.0)), size=15, mode="nearest")
+    smooth = surroundings(flat)
     mask = np.zeros(flat.shape, dtype=np.uint32)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = flat / smooth
@@ -132,6 +132,38 @@ def mask_from_flat(
     mask[known & ((relative < dead) | (relative > bright) | (flat <= 0))] |= np.uint32(Mask.BAD)
     mask[smooth < suspect] |= np.uint32(Mask.SUSPECT)
     return mask
+
+
+def surroundings(image: NDArray[np.float32], block_px: int = 8) -> NDArray[np.float32]:
+    """What an image (ny, nx) is like around each pixel: medians of blocks, 3 x 3 of them median-filtered, linear in between.
+
+    A running median of the same reach costs a hundred times as much. Blocks without a number take the image's median.
+    """
+    ny, nx = image.shape
+    step = max(1, min(block_px, ny // 3, nx // 3))
+    rows, columns = -(-ny // step), -(-nx // step)
+    padded = np.pad(image, ((0, rows * step - ny), (0, columns * step - nx)), mode="symmetric")
+    tiles = padded.reshape(rows, step, columns, step).swapaxes(1, 2).reshape(rows, columns, -1)
+    known = np.isfinite(tiles)
+    if known.all():
+        coarse = np.median(tiles, axis=2)
+    else:
+        empty = ~known.any(axis=2)
+        coarse = np.nanmedian(np.where(empty[..., None], np.nanmedian(image), tiles), axis=2)
+    coarse = ndimage.median_filter(coarse, size=3, mode="nearest")
+    # Block k is centred on pixel k * step + (step - 1) / 2.
+    y, x = ((np.arange(n, dtype=np.float64) - (step - 1) / 2) / step for n in (ny, nx))
+    across = _linear(coarse, x, axis=1)
+    return _linear(across, y, axis=0).astype(np.float32)
+
+
+def _linear(values: NDArray[np.floating], at: NDArray[np.float64], axis: int) -> NDArray[np.floating]:
+    count = values.shape[axis]
+    low = np.clip(np.floor(at).astype(np.int64), 0, max(count - 2, 0))
+    part = np.clip(at - low, 0.0, 1.0).astype(np.float32)
+    part = part[None, :] if axis == 1 else part[:, None]
+    high = np.minimum(low + 1, count - 1)
+    return np.take(values, low, axis=axis) * (1 - part) + np.take(values, high, axis=axis) * part
 
 
 def flat_noise(read_noise: NDArray[np.float32], levels_electron: list[float]) -> NoiseModel:

@@ -1,0 +1,284 @@
+"""From electrons to sources, their PSF, and where they are on the sky."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import astropy.units as u
+import lsst.pipe.base as pipe_base
+import numpy as np
+from astropy.nddata import CCDData, VarianceUncertainty
+from astropy.table import Table, vstack
+from astropy.wcs import WCS
+from lsst.pex.config import Config, ConfigField, Field
+from lsst.pipe.base import connectionTypes as cT
+
+from backbone.errors import PermanentError
+from payloads.astrometry import AstrometryConfig, ZeroPoint, measure_zeropoint, solve_astrometry, wcs_cards
+from payloads.camera import Camera
+from payloads.characterize import CharacterizeConfig, Characterized, characterize
+from payloads.detection import SourceFlag
+from payloads.exposure import ExposureFacts
+from payloads.ids import source_id
+from payloads.mask import header_cards
+from payloads.matching import NoMatch
+from payloads.pointing import nominal_wcs
+
+NOMINAL_ERR_MAG = 0.3
+_VISIT = ("instrument", "visit", "detector")
+_CAMERA = cT.PrerequisiteInput(
+    doc="what is known of the camera", name="camera", storageClass="StructuredDataDict", dimensions=("instrument",)
+)
+
+
+class NoPointing(PermanentError):
+    """A frame without usable WCS whose header does not say where the telescope pointed."""
+
+
+def config_of(settings: type[Any], name: str) -> type[Config]:
+    """A pex_config class with the fields of a settings dataclass whose defaults are numbers."""
+    members = {f.name: Field[type(f.default)](doc=f"{settings.__name__}.{f.name}", default=f.default) for f in fields(settings)}
+    return type(name, (Config,), {"__doc__": f"Fields of {settings.__name__}.", "__module__": __name__, **members})
+
+
+def settings_of(settings: type[Any], config: Config) -> Any:
+    """The settings dataclass that a config of `config_of` holds."""
+    return settings(**{f.name: getattr(config, f.name) for f in fields(settings)})
+
+
+CharacterizeSettings = config_of(CharacterizeConfig, "CharacterizeSettings")
+AstrometrySettings = config_of(AstrometryConfig, "AstrometrySettings")
+
+
+class CharacterizeConnections(pipe_base.PipelineTaskConnections, dimensions=_VISIT):
+    """One exposure's reduced frame to calibrated exposure, PSF and sources."""
+
+    camera = _CAMERA
+    frames = cT.Input(
+        doc="reduced frames of the visit: one",
+        name="post_isr",
+        storageClass="CCDData",
+        dimensions=("instrument", "exposure", "detector"),
+        multiple=True,
+    )
+    calexp = cT.Output(doc="background-subtracted electrons", name="calexp", storageClass="CCDData", dimensions=_VISIT)
+    psf = cT.Output(doc="PSF model", name="psf", storageClass="CCDData", dimensions=_VISIT)
+    src = cT.Output(doc="sources", name="src", storageClass="ArrowAstropy", dimensions=_VISIT)
+
+
+class CharacterizeTaskConfig(pipe_base.PipelineTaskConfig, pipelineConnections=CharacterizeConnections):
+    """How a frame is characterized."""
+
+    settings = ConfigField(doc="of payloads.characterize", dtype=CharacterizeSettings)
+    release = Field[int](doc="release number in the ids of sources; 0 is prompt processing", default=0)
+
+
+class CharacterizeTask(pipe_base.PipelineTask):
+    """Background, cosmic rays, PSF, sources; the initial WCS is the header's, or the nominal one of the pointing."""
+
+    ConfigClass = CharacterizeTaskConfig
+    _DefaultName = "characterize"
+
+    def runQuantum(  # noqa: N802 - the base class's name
+        self,
+        butlerQC: pipe_base.QuantumContext,
+        inputRefs: pipe_base.InputQuantizedConnection,
+        outputRefs: pipe_base.OutputQuantizedConnection,
+    ) -> None:
+        """Visits are single exposures: exactly one frame."""
+        inputs = butlerQC.get(inputRefs)
+        data_id = butlerQC.quantum.dataId
+        if len(inputs["frames"]) != 1:
+            raise PermanentError(f"visit {data_id['visit']} has {len(inputs['frames'])} exposures: it should have one")
+        outputs = self.run(
+            frame=inputs["frames"][0],
+            camera=Camera.from_dict(inputs["camera"]),
+            visit=data_id["visit"],
+            number=data_id["detector"],
+        )
+        butlerQC.put(outputs, outputRefs)
+
+    def run(self, *, frame: CCDData, camera: Camera, visit: int, number: int) -> pipe_base.Struct:
+        """`frame`: post_isr; `number`: the detector's id."""
+        facts = ExposureFacts.from_meta(frame.meta)
+        variance = np.asarray(frame.uncertainty.array, dtype=np.float32)
+        found = characterize(
+            np.asarray(frame.data, dtype=np.float32),
+            variance,
+            np.asarray(frame.mask, dtype=np.uint32),
+            settings_of(CharacterizeConfig, self.config.settings),
+        )
+        wcs, kind = initial_wcs(frame, facts, camera, number)
+        meta = {
+            **header_cards(),
+            **facts.to_meta(),
+            "PSFFWHM": found.psf.fwhm_px,
+            "SKYLEVEL": found.sky.level,
+            "SKYSIGMA": found.sky.sigma,
+            "WCSKIND": kind,
+        }
+        calexp = CCDData(
+            found.data, unit=u.electron, mask=found.mask, uncertainty=VarianceUncertainty(variance), wcs=wcs, meta=meta
+        )
+        self._report(found, variance)
+        table = source_table(found.columns, wcs, source_id(self.config.release, visit, number, 0))
+        return pipe_base.Struct(calexp=calexp, psf=found.psf.to_ccddata(), src=table)
+
+    def _report(self, found: Characterized, variance: np.ndarray) -> None:
+        columns = found.columns
+        self.metadata["n_sources"] = len(columns["x"])
+        self.metadata["n_clean"] = int((columns["flags"] == 0).sum())
+        self.metadata["n_stars"] = int(columns["isStar"].sum())
+        self.metadata["n_psf_stars"] = found.n_psf_stars
+        self.metadata["psf_order"] = found.psf.order
+        self.metadata["fwhm_px"] = found.psf.fwhm_px
+        self.metadata["sky_electron"] = found.sky.level
+        self.metadata["sky_sigma_electron"] = found.sky.sigma
+        self.metadata["noise_ratio"] = found.sky.sigma / float(np.sqrt(np.median(variance)))
+        self.metadata["n_cosmic_ray_pixels"] = found.n_cosmic_ray_pixels
+
+
+def initial_wcs(frame: CCDData, facts: ExposureFacts, camera: Camera, number: int) -> tuple[WCS, str]:
+    """The WCS to begin with, and its kind: `header` or `nominal`. NoPointing where neither can be had."""
+    if camera.wcs == "header" and frame.wcs is not None:
+        return frame.wcs, "header"
+    if not np.isfinite([facts.ra_deg, facts.dec_deg]).all():
+        raise NoPointing(
+            f"camera {camera.name}: neither WCS nor pointing in the header; give tracking_ra, tracking_dec in its YAML"
+        )
+    rotation = facts.rotation_deg if np.isfinite(facts.rotation_deg) else 0.0
+    return nominal_wcs(camera, number, facts.ra_deg, facts.dec_deg, rotation), "nominal"
+
+
+def source_table(columns: dict[str, np.ndarray], wcs: WCS, first_id: int) -> Table:
+    """`src`: the columns with ids counted from `first_id` in front and sky positions at the end; units on the columns."""
+    ra, dec = (np.asarray(a, dtype=np.float64) for a in wcs.all_pix2world(columns["x"], columns["y"], 0))
+    identifiers = first_id + np.arange(1, len(ra) + 1, dtype=np.int64)
+    units = {"x": u.pix, "y": u.pix, "xErr": u.pix, "yErr": u.pix, "fwhm": u.pix, "ra": u.deg, "dec": u.deg}
+    units |= dict.fromkeys(("psfFlux", "psfFluxErr", "apFlux", "apFluxErr"), u.electron)
+    table = Table({"id": identifiers, **columns, "ra": ra, "dec": dec})
+    for name, unit in units.items():
+        table[name].unit = unit
+    return table
+
+
+class AstrometryConnections(pipe_base.PipelineTaskConnections, dimensions=_VISIT):
+    """Sources and reference catalogue to the visit's solution."""
+
+    camera = _CAMERA
+    src = cT.Input(doc="sources", name="src", storageClass="ArrowAstropy", dimensions=_VISIT)
+    calexp = cT.Input(doc="for WCS and header", name="calexp", storageClass="CCDData", dimensions=_VISIT, deferLoad=True)
+    ref_cat = cT.PrerequisiteInput(
+        doc="reference stars around the visit",
+        name="ref_cat",
+        storageClass="ArrowAstropy",
+        dimensions=("htm7",),
+        multiple=True,
+        deferLoad=True,
+    )
+    visit_solution = cT.Output(
+        doc="WCS and zero point", name="visit_solution", storageClass="StructuredDataDict", dimensions=_VISIT
+    )
+
+
+class AstrometryTaskConfig(pipe_base.PipelineTaskConfig, pipelineConnections=AstrometryConnections):
+    """How sources are matched and the WCS fitted."""
+
+    settings = ConfigField(doc="of payloads.astrometry", dtype=AstrometrySettings)
+
+
+class AstrometryTask(pipe_base.PipelineTask):
+    """WCS and zero point from the reference catalogue."""
+
+    ConfigClass = AstrometryTaskConfig
+    _DefaultName = "astrometry"
+
+    def runQuantum(  # noqa: N802 - the base class's name
+        self,
+        butlerQC: pipe_base.QuantumContext,
+        inputRefs: pipe_base.InputQuantizedConnection,
+        outputRefs: pipe_base.OutputQuantizedConnection,
+    ) -> None:
+        """Of the calibrated exposure only WCS and header are read."""
+        inputs = butlerQC.get(inputRefs)
+        camera = Camera.from_dict(inputs["camera"])
+        outputs = self.run(
+            src=inputs["src"],
+            initial=inputs["calexp"].get(component="wcs"),
+            facts=ExposureFacts.from_meta(inputs["calexp"].get(component="header")),
+            reference=read_shards(inputs["ref_cat"]),
+            camera=camera,
+            number=butlerQC.quantum.dataId["detector"],
+        )
+        butlerQC.put(outputs, outputRefs)
+
+    def run(
+        self, *, src: Table, initial: WCS, facts: ExposureFacts, reference: Table, camera: Camera, number: int
+    ) -> pipe_base.Struct:
+        """`reference` has `ra dec` in degrees and `mag_<band>`; NoMatch where sources and reference do not agree."""
+        band = facts.band
+        column = f"mag_{band}"
+        mag = np.asarray(reference[column], dtype=np.float64) if column in reference.colnames else _any_mag(reference)
+        stars = src[(np.asarray(src["flags"]) & ~int(SourceFlag.BLENDED)) == 0]
+        found = solve_astrometry(
+            np.asarray(stars["x"]),
+            np.asarray(stars["y"]),
+            np.asarray(stars["psfFlux"]),
+            np.asarray(reference["ra"], dtype=np.float64),
+            np.asarray(reference["dec"], dtype=np.float64),
+            mag,
+            initial,
+            camera.detector(number).shape,
+            settings_of(AstrometryConfig, self.config.settings),
+        )
+        zero = None
+        if column in reference.colnames:
+            matched = stars[found.source]
+            single = np.asarray(matched["isStar"]) & (np.asarray(matched["flags"]) == 0)
+            zero = measure_zeropoint(
+                np.asarray(matched["psfFlux"])[single],
+                np.asarray(matched["psfFluxErr"])[single],
+                mag[found.reference][single],
+            )
+        solution = {
+            "wcs": wcs_cards(found.wcs),
+            "wcs_kind": "refcat",
+            **zeropoint_entries(zero, facts, camera),
+            "n_matched": len(found.source),
+            "rms_pix": found.rms_px,
+        }
+        for name in ("n_matched", "rms_pix", "zeropoint_mag", "zeropoint_err", "zeropoint_kind"):
+            self.metadata[name] = solution[name]
+        self.metadata["sip_order"] = found.order
+        self.metadata["pointing_offset_arcsec"] = found.offset_arcsec
+        self.metadata["zeropoint_scatter_mag"] = zero.scatter if zero else float("nan")
+        self.metadata["n_zeropoint_stars"] = zero.n if zero else 0
+        return pipe_base.Struct(visit_solution=solution)
+
+
+def read_shards(handles: list[Any]) -> Table:
+    """The reference catalogue of a visit: its shards as one table. NoMatch where no shard overlaps it."""
+    tables = [handle.get() for handle in handles]
+    if not tables:
+        raise NoMatch("no reference catalogue overlaps this visit: ingest one, or run register in place of astrometry")
+    return vstack(tables, metadata_conflicts="silent") if len(tables) > 1 else tables[0]
+
+
+def zeropoint_entries(zero: ZeroPoint | None, facts: ExposureFacts, camera: Camera) -> dict[str, Any]:
+    """Zero point of `visit_solution`; without a measured one the camera's nominal, of an error that thin clouds alone would
+    make."""
+    if zero is not None:
+        return {"zeropoint_mag": zero.mag, "zeropoint_err": zero.err, "zeropoint_kind": "refcat"}
+    return {"zeropoint_mag": nominal_zeropoint(camera, facts), "zeropoint_err": NOMINAL_ERR_MAG, "zeropoint_kind": "nominal"}
+
+
+def nominal_zeropoint(camera: Camera, facts: ExposureFacts) -> float:
+    """AB mag of one electron in the exposure, as far as the camera's description knows."""
+    return camera.nominal_zeropoint_mag + 2.5 * float(np.log10(max(facts.exposure_time_s, 1e-3)))
+
+
+def _any_mag(reference: Table) -> np.ndarray:
+    """Some magnitude, to order stars by brightness where the catalogue lacks the band."""
+    names = [name for name in reference.colnames if name.startswith("mag_")]
+    return np.asarray(reference[names[0]], dtype=np.float64) if names else np.zeros(len(reference))
