@@ -38,7 +38,7 @@ def dia_source_table(
 ) -> Table:
     """Columns of dia_source (docs/interfaces.md) from the table of payloads.dia_sources.detect.
 
-    Sources whose centre is off the frame of `shape` (ny, nx) are left out. `raErr` and `decErr` are on the sky (cos dec included).
+    Sources whose centre is off the frame of `shape` (ny, nx) are left out. Errors of positions are on the sky: raErr has cos dec.
     """
     config = config or ReliabilityConfig()
     x, y = np.asarray(measured["x"], float), np.asarray(measured["y"], float)
@@ -61,7 +61,7 @@ def dia_source_table(
     scale = njy_per_electron(zeropoint_mag)
     for name in _FLUXES:
         table[name] = (np.asarray(table[name], float) * scale).astype(np.float64)
-    pixel_arcsec = float(np.sqrt(wcs.proj_plane_pixel_area().to_value("arcsec2")))
+    pixel_arcsec = 3600 * float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))))
     table["trailLength"] = (np.asarray(table["trailLengthPx"]) * pixel_arcsec).astype(np.float32)
     table.remove_column("trailLengthPx")
     return table

@@ -17,6 +17,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.spatial import cKDTree
+from scipy.stats import norm
 
 from payloads.difference import Difference
 from payloads.kernel import SIGMA_PER_FWHM, Floats, KernelField
@@ -176,7 +177,7 @@ def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config
     sigma = np.sqrt(np.where(usable, variance, np.inf))
     strong = np.where(core & (np.abs(data) > 2 * sigma), data, 0)
     near_saturated = any_set(bits, Mask.SAT, bits.shape).any(axis=(1, 2))
-    flags = np.bitwise_or.reduce(np.where(core, bits, 0).reshape(len(px), -1), axis=1).astype(np.int64)
+    flags = np.bitwise_or.reduce(np.where(core, bits, 0), axis=(1, 2)).astype(np.int64)
     flags |= np.where(fit["ran_away"], np.int64(SourceFlag.CENTROID_FAILED), 0)
     flags |= np.where((share * usable).sum(axis=(1, 2)) < 0.95, np.int64(SourceFlag.TRUNCATED), 0)
     flags |= np.where(near_saturated, np.int64(SourceFlag.NEAR_SATURATED), 0)
@@ -219,19 +220,19 @@ class _Cutter:
 
 def _fit_point_source(data: Floats, weight: Floats, psf: Floats, fwhm_px: float, config: DiaSourceConfig) -> dict[str, Floats]:
     """Gauss-Newton for flux and position of each stamp at once; positions start at the peak."""
-    n = len(data)
+    n, size = len(data), data.shape[1] * data.shape[2]
     dx, dy = np.zeros(n), np.zeros(n)
     limit = config.max_drift_fwhm * fwhm_px
     for _ in range(config.fit_rounds):
         model = shift(psf, dx, dy)
         by, bx = np.gradient(model, axis=(1, 2))
         flux = _ratio((weight * model * data).sum((1, 2)), (weight * model**2).sum((1, 2)))
-        basis = np.stack([model, -flux[:, None, None] * bx, -flux[:, None, None] * by], axis=1).reshape(n, 3, -1)
-        weighted = basis * weight.reshape(n, 1, -1)
+        basis = np.stack([model, -flux[:, None, None] * bx, -flux[:, None, None] * by], axis=1).reshape(n, 3, size)
+        weighted = basis * weight.reshape(n, 1, size)
         normal = weighted @ basis.transpose(0, 2, 1)
         scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-30))
         matrix = normal / scale[:, :, None] / scale[:, None, :] + 1e-3 * np.eye(3)
-        step = np.linalg.solve(matrix, (weighted @ data.reshape(n, -1, 1)) / scale[:, :, None])[:, :, 0] / scale
+        step = np.linalg.solve(matrix, (weighted @ data.reshape(n, size, 1)) / scale[:, :, None])[:, :, 0] / scale
         dx, dy = (
             np.clip(dx + np.clip(step[:, 1], -0.5, 0.5), -2 * limit, 2 * limit),
             np.clip(dy + np.clip(step[:, 2], -0.5, 0.5), -2 * limit, 2 * limit),
@@ -242,7 +243,7 @@ def _fit_point_source(data: Floats, weight: Floats, psf: Floats, fwhm_px: float,
     by, bx = np.gradient(model, axis=(1, 2))
     square = (weight * model**2).sum((1, 2))
     flux = _ratio((weight * model * data).sum((1, 2)), square)
-    size = np.maximum(np.abs(flux), 1e-30)
+    absolute = np.maximum(np.abs(flux), 1e-30)
     return {
         "dx": dx,
         "dy": dy,
@@ -250,8 +251,8 @@ def _fit_point_source(data: Floats, weight: Floats, psf: Floats, fwhm_px: float,
         "model": model,
         "flux": flux,
         "flux_error": _ratio(np.ones(n), np.sqrt(square)),
-        "x_error": _ratio(np.ones(n), size * np.sqrt((weight * bx**2).sum((1, 2)))),
-        "y_error": _ratio(np.ones(n), size * np.sqrt((weight * by**2).sum((1, 2)))),
+        "x_error": _ratio(np.ones(n), absolute * np.sqrt((weight * bx**2).sum((1, 2)))),
+        "y_error": _ratio(np.ones(n), absolute * np.sqrt((weight * by**2).sum((1, 2)))),
     }
 
 
@@ -275,28 +276,39 @@ def _forced(data: Floats, weight: Floats, model: Floats) -> tuple[Floats, Floats
 def _moments(table: Table, data: Floats, psf: Floats, fit: dict[str, Floats], fwhm_px: float) -> None:
     """Gaussian-weighted second moments of source and PSF [px^2] with the weight's own size divided out; extendedness and trail.
 
-    The weight is as wide as the PSF. For Gaussians M = (M_w^-1 - W^-1)^-1 undoes it exactly; a trail of length L adds L^2 / 12
-    along itself. `extendedness` is the logistic of the excess of size over the PSF's in units of its error (0 point, 1 extended).
+    The weight is as wide as the PSF; M = (M_w^-1 - W^-1)^-1 undoes it, exactly for Gaussians. `extendedness` is the logistic of
+    the excess of size over the PSF's in units of its error (0 point, 1 extended).
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
-    source, bad = _true_moments(data, fit["dx"], fit["dy"], sigma)
-    point, _ = _true_moments(psf, np.zeros(len(psf)), np.zeros(len(psf)), sigma)
+    seen, bad = _weighted_moments(data, fit["dx"], fit["dy"], sigma)
+    seen_psf, _ = _weighted_moments(psf, np.zeros(len(psf)), np.zeros(len(psf)), sigma)
+    source, point = _unweighted(seen, sigma, bad), _unweighted(seen_psf, sigma, np.zeros(len(psf), bool))
     noise = 2 * _ratio(table["psfFluxErr"], np.abs(table["psfFlux"]))
     excess = _ratio(np.trace(source, axis1=1, axis2=2), np.trace(point, axis1=1, axis2=2)) - 1
-    table["extendedness"] = np.where(
-        bad, 1.0, 1 / (1 + np.exp(-np.clip((excess - 0.15) / np.hypot(noise, 0.05) - 2, -30, 30)))
-    ).astype(np.float32)
-    values, vectors = np.linalg.eigh(source - point) if len(psf) else (np.zeros((0, 2)), np.zeros((0, 2, 2)))
-    long = ~bad & (values[:, 1] > 5 * noise * sigma**2) & (values[:, 1] > 3 * np.abs(values[:, 0]))
-    table["trailLengthPx"] = np.where(long, np.sqrt(12 * np.maximum(values[:, 1], 0)), 0)
-    table["trailAngle"] = np.degrees(np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])) % 180
+    doubt = np.clip((excess - 0.15) / np.hypot(noise, 0.05) - 2, -30, 30)
+    table["extendedness"] = np.where(bad, 1.0, 1 / (1 + np.exp(-doubt))).astype(np.float32)
     for name, (i, j) in {"ixx": (0, 0), "iyy": (1, 1), "ixy": (0, 1)}.items():
         table[name] = source[:, i, j]
         table[f"{name}PSF"] = point[:, i, j]
+    values, vectors = np.linalg.eigh(seen - seen_psf)
+    error = noise * sigma**2 / 2
+    long = (values[:, 1] > 5 * error) & (values[:, 1] > 3 * np.abs(values[:, 0])) & (values[:, 1] > 0.1 * sigma**2)
+    table["trailLengthPx"] = np.where(long, _trail_length(values[:, 1], sigma), 0)
+    table["trailAngle"] = np.degrees(np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])) % 180
 
 
-def _true_moments(stamps: Floats, dx: Floats, dy: Floats, sigma: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """Moment matrices (n, 2, 2) in (x, y), and where they mean nothing (not positive, or as wide as the weight lets them be)."""
+def _trail_length(growth: Floats, sigma: float) -> Floats:
+    """Length of a trail whose weighted moment along itself exceeds the PSF's by `growth`; PSF and weight: Gaussians of `sigma`.
+
+    Under the weight a trail is a truncated normal distribution of variance 2 sigma^2, seen at half scale.
+    """
+    a = np.linspace(0.01, 4, 400)
+    variance = 1 - 2 * a * norm.pdf(a) / (2 * norm.cdf(a) - 1)
+    return 2 * np.sqrt(2) * sigma * np.interp(4 * growth / (2 * sigma**2), variance, a)
+
+
+def _weighted_moments(stamps: Floats, dx: Floats, dy: Floats, sigma: float) -> tuple[Floats, NDArray[np.bool_]]:
+    """Moment matrices (n, 2, 2) in (x, y) under a Gaussian weight, and where they mean nothing (not positive)."""
     half = stamps.shape[-1] // 2
     t = np.arange(-half, half + 1.0)
     x, y = t[None, None, :] - dx[:, None, None], t[None, :, None] - dy[:, None, None]
@@ -305,10 +317,15 @@ def _true_moments(stamps: Floats, dx: Floats, dy: Floats, sigma: float) -> tuple
     seen = np.empty((len(stamps), 2, 2))
     for (i, j), product in {(0, 0): x * x, (1, 1): y * y, (0, 1): x * y}.items():
         seen[:, i, j] = seen[:, j, i] = _ratio((weighted * product).sum((1, 2)), total)
-    inverse = np.linalg.pinv(seen) - np.eye(2) / sigma**2
-    bad = ~(np.linalg.eigvalsh(inverse)[:, 0] > 0.02 / sigma**2) | ~(np.linalg.eigvalsh(seen)[:, 0] > 0)
-    inverse[bad] = np.eye(2) / sigma**2
-    return np.linalg.inv(inverse), bad
+    return seen, ~(np.linalg.eigvalsh(seen)[:, 0] > 0)
+
+
+def _unweighted(seen: Floats, sigma: float, bad: NDArray[np.bool_]) -> Floats:
+    """Moments without the weight; where they mean nothing, or are as wide as the weight lets them be, the weight's."""
+    inverse = np.linalg.pinv(np.where(bad[:, None, None], np.eye(2), seen)) - np.eye(2) / sigma**2
+    wide = bad | ~(np.linalg.eigvalsh(inverse)[:, 0] > 0.02 / sigma**2)
+    inverse[wide] = np.eye(2) / sigma**2 * np.where(bad[wide], 1.0, 0.02)[:, None, None]
+    return np.linalg.inv(inverse)
 
 
 def _aperture(data: Floats, score: Score, x: Floats, y: Floats, radius_px: float) -> tuple[Floats, Floats]:

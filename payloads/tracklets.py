@@ -1,9 +1,9 @@
 """Tracklets: DIASources of one night that move together along a straight line at a constant rate.
 
-Pairs of sources of two exposures whose rate and brightness allow it are seeds (as in Kubica et al. 2007). Each seed grows through
-all other exposures: a KD-tree of the exposure is asked for the source nearest to where the line fitted so far predicts the body, and
-the fit is updated; all seeds do so at once. The sets that come out are tested by chi square in position (a great circle at constant
-rate) and brightness, and taken the longest first, then the best fitting, each source in one tracklet only.
+Pairs of sources of two exposures whose rate and brightness allow it are seeds (as in Kubica et al. 2007). Each seed grows
+through all other exposures: a KD-tree of the exposure is asked for the source nearest to where the line fitted so far predicts
+the body, and the fit is updated; all seeds do so at once. The sets that come out are tested by chi square in position (a great
+circle at constant rate) and brightness, and taken the longest first, then the best fitting, each source in one tracklet only.
 """
 
 from __future__ import annotations
