@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ def make_raw(
     seconds = 0.0 if exposure.kind == "bias" else exposure.exposure_s
     rays: Image | None = None
     if seconds:
-        rays, _ = cosmic_rays((ny, nx), world.survey.cosmic_rays_per_s_megapixel * seconds * ny * nx / 1e6, rng)
+        rays = cosmic_rays((ny, nx), world.survey.cosmic_rays_per_s_megapixel * seconds * ny * nx / 1e6, rng)
     electrons = collect(scene.expected, rays, rng)
-    return read_out(electrons, truth.bias_adu, detector, world.survey.camera, rng), scene
+    return read_out(electrons, truth.bias_adu, detector, world.survey.camera, rng), replace(scene, cosmic_rays=rays)
 
 
 def write_raw(world: World, exposure: Planned, detector: Detector, raw: NDArray[np.uint16], out: Path) -> Path:

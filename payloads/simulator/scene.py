@@ -37,10 +37,11 @@ _TRAIL_STEP_PX = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One detector of one exposure: expected electrons before Poisson (ny, nx), and truth rows by table."""
+    """One detector of one exposure: expected electrons before Poisson (ny, nx), truth rows by table, electrons of cosmic rays."""
 
     expected: Image
     rows: dict[str, dict[str, NDArray[Any]]]
+    cosmic_rays: Image | None = None
 
 
 class Frame:

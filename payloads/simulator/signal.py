@@ -17,8 +17,8 @@ Image = NDArray[np.float32]
 ADC_MAX = 65_535
 
 
-def cosmic_rays(shape: tuple[int, int], mean: float, rng: np.random.Generator) -> tuple[Image, int]:
-    """Electrons left by about `mean` cosmic rays as straight tracks, and their number."""
+def cosmic_rays(shape: tuple[int, int], mean: float, rng: np.random.Generator) -> Image:
+    """Electrons (ny, nx) left by about `mean` cosmic rays as straight tracks."""
     image = np.zeros(shape, dtype=np.float32)
     n = int(rng.poisson(mean))
     ny, nx = shape
@@ -33,7 +33,7 @@ def cosmic_rays(shape: tuple[int, int], mean: float, rng: np.random.Generator) -
     row = np.floor(y[which] + along * np.sin(angle)[which]).astype(np.int64)
     inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
     np.add.at(image, (row[inside], column[inside]), (per_px * length / steps)[which][inside].astype(np.float32))
-    return image, n
+    return image
 
 
 def collect(expected: Image, rays: Image | None, rng: np.random.Generator) -> Image:

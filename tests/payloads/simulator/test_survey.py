@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
 
-from payloads.camera import Camera
+from payloads.camera import Camera, parse_section
 from payloads.headers import observe
 from payloads.pointing import nominal_wcs
 from payloads.simulator.config import SurveyConfig, SurveyConfigError
@@ -230,3 +230,24 @@ def test_wcs_of_a_header_is_the_nominal_one_of_the_camera_and_pointing(small_sur
         theirs = nominal_wcs(camera, detector.id, 13.0, 30.0, 25.0)
         corners = [np.array([0.0, 239.0, 0.0]), np.array([0.0, 0.0, 199.0])]
         assert separation_arcsec(*mine.wcs_pix2world(*corners, 0), *theirs.wcs_pix2world(*corners, 0)).max() < 1e-5
+
+
+def test_cosmic_rays_of_a_frame_are_known_and_are_in_it(small_survey):
+    survey = small_survey(cosmic_rays_per_s_megapixel=60.0)
+    world = make_world(survey)
+    exposure, detector = world.planned[-1], world.camera.detectors[0]
+    raw, scene = make_raw(world, exposure, detector)
+    _, without = make_raw(make_world(small_survey(cosmic_rays_per_s_megapixel=0.0)), exposure, detector)
+    assert without.cosmic_rays is not None
+    assert without.cosmic_rays.max() == 0
+    assert scene.cosmic_rays is not None
+    for amplifier in detector.amplifiers:
+        at = parse_section(amplifier.data)
+        electrons = (raw[at] - np.median(raw[parse_section(amplifier.overscan)])) * amplifier.gain - scene.expected[
+            parse_section(amplifier.place)
+        ]
+        struck = scene.cosmic_rays[parse_section(amplifier.place)] > 1500
+        assert struck.sum() >= 5
+        assert np.median(electrons[struck] / scene.cosmic_rays[parse_section(amplifier.place)][struck]) == pytest.approx(
+            1.0, abs=0.05
+        )
