@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -70,7 +71,7 @@ class Advancer:
             _delete_rest(work)
         elif work.state is CampaignState.READY:
             _move(work, "advance")
-            self._steps(work)
+            self._steps(replace(work, state=CampaignState.RUNNING))
         elif work.state is CampaignState.RUNNING:
             self._steps(work)
         sweep(work)
@@ -141,13 +142,15 @@ def _plan_groups(work: Work, plan: planner.StepPlan) -> int:
     context = work.context
     where = (group.c.campaign == plan.campaign, group.c.step == plan.step, group.c.generation == plan.generation)
     known = {r.name: r.quanta for r in context.ledger.all(sa.select(group.c.name, group.c.quanta).where(*where))}
+    first = True
     for one in planner.groups(context.butler, plan):
         if one.name in known:
             continue
         work.lock.renew()
-        planned = planner.plan_group(context.butler, context.archive, plan, one, now=context.clock.now())
+        planned = planner.plan_group(context.butler, context.archive, plan, one, now=context.clock.now(), first=first)
         if planned is None:
             continue
+        first = False
         with work.lock.begin() as connection:
             planner.write(context.ledger, connection, planned)
         known[one.name] = planned.row["quanta"]

@@ -79,7 +79,7 @@ class Campaigns:
             for n, step in enumerate(what.steps)
         ]
         with self._context.ledger.begin() as connection:
-            self._context.ledger.insert_new(connection, tables.campaign, [row])
+            is_new = self._context.ledger.insert_first(connection, tables.campaign, row)
             self._context.ledger.insert_new(connection, tables.step, steps)
             known = connection.execute(
                 sa.select(tables.campaign.c.digest, tables.campaign.c.created, tables.campaign.c.owner).where(
@@ -91,7 +91,7 @@ class Campaigns:
                     f"campaign {name} exists since {known.created:.0f} (by {known.owner}) with another production or "
                     "other parameters: choose another name, or start it with what it was started with"
                 )
-            if known.created == now:
+            if is_new:
                 why = f"{what.production} version {what.version}"
                 record(connection, at=now, actor=actor, campaign=name, what="start", why=why)
         return self.status(name)

@@ -86,8 +86,13 @@ def groups(butler: Butler, plan: StepPlan) -> list[Group]:
     return [Group(name="-".join(str(v) for v in d.values()).replace("/", "_"), values=d) for d in data_ids]
 
 
-def plan_group(butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, *, now: float) -> PlannedGroup | None:
-    """Build a group's graph, write it and its Butler configuration to the archive, begin the RUN. None if it has no quantum."""
+def plan_group(
+    butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, *, now: float, first: bool = True
+) -> PlannedGroup | None:
+    """Build a group's graph, write it and its Butler configuration to the archive, begin the RUN. None if it has no quantum.
+
+    Only the `first` group of a step in this process notes the software in the RUN, or checks it against what is noted.
+    """
     with _planning(plan):
         client = _client(butler, plan)
         executor = SeparablePipelineExecutor(client)
@@ -110,7 +115,10 @@ def plan_group(butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, 
         archive.put(config_key, site_configuration(butler).encode())
         graph = components.assemble()
         graph.pipeline_graph.register_dataset_types(client)
-        graph.init_output_run(client)
+        graph.write_configs(client)
+        graph.write_init_outputs(client, skip_existing=True)
+        if first:  # listing the installed packages takes half a second
+            graph.write_packages(client)
         row = {
             "campaign": plan.campaign,
             "step": plan.step,

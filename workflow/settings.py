@@ -94,7 +94,8 @@ class Settings(Strict):
         except FileNotFoundError as error:
             raise SettingsError(f"{folder} has no {FILE}: it is no home directory; make one with `pachon init {home}`") from error
         try:
-            data = yaml.safe_load(text) or {}
+            data = yaml.safe_load(text)
+            data = {} if data is None else data
         except yaml.YAMLError as error:
             raise SettingsError(f"{folder / FILE}: not readable as YAML: {error}") from error
         return parse(

@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from backbone.errors import TransientError
@@ -100,14 +100,25 @@ class Ledger:
         writer.writerows([_copied(row[n], n in as_json) for n in names] for row in rows)
         buffer.seek(0)
         columns = ", ".join(f'"{n}"' for n in names)
+        statement = f"COPY \"{table.name}\" ({columns}) FROM STDIN WITH (FORMAT csv, NULL '\\N')"
+        errors = cast(Any, connection.dialect.loaded_dbapi)
         with contextlib.closing(cast(Any, connection.connection.cursor())) as cursor:
-            cursor.copy_expert(f"COPY \"{table.name}\" ({columns}) FROM STDIN WITH (FORMAT csv, NULL '\\N')", buffer)
+            try:
+                cursor.copy_expert(statement, buffer)
+            except errors.Error as error:  # as SQLAlchemy would have raised it: it does not see this statement
+                raise DBAPIError.instance(statement, None, error, errors.Error, dialect=connection.dialect) from error
 
     def insert_new(self, connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows, leaving alone those whose key is there already."""
         if rows:
-            dialect: Any = postgresql if self.is_postgresql else sqlite
-            connection.execute(dialect.insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+            connection.execute(self._insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+
+    def insert_first(self, connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert one row unless its key is there already; whether it was inserted."""
+        return bool(connection.execute(self._insert(table).on_conflict_do_nothing().values(row)).rowcount)
+
+    def _insert(self, table: sa.Table) -> Any:
+        return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
 
     def upgrade(self) -> None:
         """Apply the migrations that are missing; many processes may try at the same time."""

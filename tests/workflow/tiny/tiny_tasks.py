@@ -147,7 +147,11 @@ class GatherTask(pb.PipelineTask):
 class UseConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
     data = ct.Input(doc="in", name="tiny_in", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
     calib = ct.PrerequisiteInput(
-        doc="calib", name="tiny_calib", storageClass="StructuredDataDict", dimensions=("instrument", "detector"), isCalibration=True
+        doc="calib",
+        name="tiny_calib",
+        storageClass="StructuredDataDict",
+        dimensions=("instrument", "detector"),
+        isCalibration=True,
     )
     out = ct.Output(doc="out", name="tiny_used", storageClass="StructuredDataDict", dimensions=DIMENSIONS)
 
