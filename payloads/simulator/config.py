@@ -74,6 +74,7 @@ class FilterConfig(_Strict):
     zeropoint_mag: float = Field(gt=15, lt=35, description="AB mag of 1 electron/s above the atmosphere's usual loss")
     sky_mag_arcsec2: float = Field(gt=10, lt=30)
     extinction_mag: float = Field(0.1, ge=0, description="per airmass beyond the first")
+    fringe: float = Field(0.0, ge=0, lt=0.5, description="amplitude of fringes in the sky (not in flats), fraction of it")
     colour: float = Field(0.0, description="multiple of a source's g-r that adds to its r magnitude")
 
 

@@ -19,6 +19,7 @@ Image = NDArray[np.float32]
 class DetectorTruth:
     """Maps (ny, nx) on the trimmed detector: `bias_adu` (structure without the amplifiers' level), `dark_electron_s`, `dead`,
     `hot`, `flat` by filter (median 1); and `throughput` by filter: the light that this median hides, relative to the boresight.
+    `fringes`, between -1 and 1, is None where no filter has any.
     """
 
     bias_adu: Image
@@ -27,6 +28,7 @@ class DetectorTruth:
     throughput: dict[str, float]
     dead: NDArray[np.bool_]
     hot: NDArray[np.bool_]
+    fringes: Image | None
 
 
 def focal_radius(camera: Camera) -> float:
@@ -109,6 +111,15 @@ def _flats(
     return flats, throughput
 
 
+def _fringes(shape: tuple[int, int], rng: np.random.Generator) -> Image:
+    """Interference of sky lines in a detector whose thickness varies smoothly, by one wave in some 60 px."""
+    ny, nx = shape
+    x, y = np.arange(nx, dtype=np.float32)[None, :] / nx - 0.5, np.arange(ny, dtype=np.float32)[:, None] / ny - 0.5
+    waves = max(shape) / 60
+    a, b, c, d, e = (float(k) for k in waves * rng.normal(0, [0.5, 0.5, 1.0, 1.0, 1.0]))
+    return np.asarray(np.cos(2 * np.pi * (a * x + b * y + c * x * x + d * x * y + e * y * y)), dtype=np.float32)
+
+
 def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> DetectorTruth:
     """The truth of one detector."""
     rng = stream(survey.seed, Stream.DETECTOR, detector.id)
@@ -119,6 +130,7 @@ def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> 
         dead[start : start + ny // 2, column] = True
     hot = (rng.random(detector.shape, dtype=np.float32) < survey.camera.hot_pixel_fraction) & ~dead
     flats, throughput = _flats(survey, camera, detector, dead, rng)
+    fringed = any(f.fringe for f in survey.filters.values())
     return DetectorTruth(
         bias_adu=_bias(survey, detector, rng),
         dark_electron_s=_dark(survey, hot, rng),
@@ -126,4 +138,5 @@ def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> 
         throughput=throughput,
         dead=dead,
         hot=hot,
+        fringes=_fringes((ny, nx), stream(survey.seed, Stream.DETECTOR, detector.id, 1)) if fringed else None,
     )

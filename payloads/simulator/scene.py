@@ -260,6 +260,8 @@ def make_scene(frame: Frame) -> Scene:
     throughput = frame.truth.throughput[str(frame.exposure.filter)]
     sky = frame.conditions.sky_electron * throughput
     image = (sky * (1 + du * u[None, :] + dv * v[:, None])).astype(np.float32)
+    if frame.truth.fringes is not None and frame.band.fringe:
+        image *= 1 + np.float32(frame.band.fringe) * frame.truth.fringes
     stars, variables = _variables(frame)
     transients, transient_epochs = _transients(frame)
     asteroids, asteroid_epochs = _asteroids(frame)

@@ -132,6 +132,8 @@ def write_detector(truth: DetectorTruth, number: int, out: Path) -> None:
     np.save(folder / "dark_electron_s.npy", truth.dark_electron_s)
     np.save(folder / "dead.npy", truth.dead)
     np.save(folder / "hot.npy", truth.hot)
+    if truth.fringes is not None:
+        np.save(folder / "fringes.npy", truth.fringes)
     for name, flat in truth.flat.items():
         np.save(folder / f"flat_{name}.npy", flat)
 

@@ -234,3 +234,19 @@ def test_asteroids_trail_along_their_motion(small_survey):
         [[(w * (x - mx) ** 2).sum(), 0], [(w * (x - mx) * (y - my)).sum(), (w * (y - my) ** 2).sum()]], UPLO="L"
     )
     assert spread[1] - spread[0] == pytest.approx(expected_px**2 / 12, rel=0.15)
+
+
+def test_fringes_are_in_the_sky_and_not_in_the_flat(small_survey):
+    band = {"band": "i", "zeropoint_mag": 26.7, "sky_mag_arcsec2": 20.0}
+    fields = [{"name": "f", "visits": {"i": 1}}]
+    smooth, fringed = (
+        frame_of(make_world(small_survey(**EMPTY, fields=fields, filters={"i": {**band, "fringe": amount}})))
+        for amount in (0.0, 0.04)
+    )
+    np.testing.assert_array_equal(smooth.flat, fringed.flat)
+    dark = smooth.truth.dark_electron_s * smooth.exposure.exposure_s
+    ratio = (make_scene(fringed).expected - dark) / (make_scene(smooth).expected - dark) - 1
+    assert smooth.truth.fringes is None
+    assert fringed.truth.fringes is not None
+    np.testing.assert_allclose(ratio, 0.04 * fringed.truth.fringes, atol=1e-5)
+    assert np.std(ratio) > 0.02
