@@ -21,6 +21,7 @@ from payloads.characterize import CharacterizeConfig, Characterized, characteriz
 from payloads.detection import SourceFlag
 from payloads.exposure import ExposureFacts
 from payloads.ids import source_id
+from payloads.image import MaskedImage
 from payloads.mask import header_cards
 from payloads.matching import NoMatch
 from payloads.pointing import nominal_wcs
@@ -118,7 +119,7 @@ class CharacterizeTask(pipe_base.PipelineTask):
             "SKYSIGMA": found.sky.sigma,
             "WCSKIND": kind,
         }
-        calexp = CCDData(
+        calexp = MaskedImage(
             found.data, unit=u.electron, mask=found.mask, uncertainty=VarianceUncertainty(variance), wcs=wcs, meta=meta
         )
         self._report(found, variance)
