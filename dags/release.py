@@ -14,10 +14,10 @@ DOC = """
    limit. Rejected, the run ends red and nothing more is done.
 3. **full**: all patches, into `releases/NAME`; the ledger records who approved.
 
-`auto_approve` is for unattended demonstrations; the approver is then `demo`. `pause`, `retry` and `cancel`: `pachon campaign
---help`.
+**register** is skipped for cameras with a reference catalogue. `auto_approve` is for unattended demonstrations; the approver is
+then `demo`. `pause`, `retry` and `cancel`: `pachon campaign --help`.
 """
-STEPS = ("frames", "coadd", "objects", "forced")
+STEPS = ("frames", "register", "coadd", "objects", "forced")
 
 with DAG(
     "release",

@@ -1,0 +1,154 @@
+"""Every DAG file: a new one is covered at once."""
+
+import importlib.util
+import socket
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+import yaml
+from airflow.dag_processing.dagbag import BundleDagBag
+
+from operators import door, engine
+from operators.campaign import CampaignStepOperator, StartCampaignOperator
+from operators.conf import SCHEMAS
+from workflow.production import Production
+from workflow.states import CampaignState, StepState
+from workflow.status import CampaignReport, CampaignStatus, StepStatus
+
+ROOT = Path(__file__).parents[2]
+DAGS = ROOT / "dags"
+FILES = sorted(DAGS.glob("*.py"))
+ORDER = ["nightly", "offline", "calibration_daily", "calibration_monthly", "release"]
+
+
+@pytest.fixture(scope="module")
+def bag():
+    return BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="pachon")
+
+
+@pytest.fixture(params=FILES, ids=lambda p: p.stem)
+def dag(request, bag):
+    return bag.dags[request.param.stem]
+
+
+def test_every_file_is_read_and_holds_the_dag_of_its_name(bag):
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {path.stem for path in FILES} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_file_is_short_quick_to_read_and_does_nothing_when_read(path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a DAG file must do nothing when it is read")
+
+    assert path.read_text().count("\n") < 80
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(sqlalchemy, "create_engine", refuse)
+    monkeypatch.setattr(engine, "open_campaigns", refuse)
+    monkeypatch.setattr(engine, "home", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    spec = importlib.util.spec_from_file_location(f"read_{path.stem}", path)
+    begun = time.perf_counter()
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert time.perf_counter() - begun < 1.0
+
+
+def test_operator_on_duty_finds_what_it_is(dag):
+    assert dag.description
+    assert dag.doc_md.strip().startswith("###")
+    assert dag.tags
+    assert dag.max_active_runs <= 4
+    assert all(task.owner not in {"", "airflow"} for task in dag.tasks)
+
+
+def test_form_is_that_of_its_conf(dag):
+    assert set(dag.params) == set(SCHEMAS[dag.dag_id].model_fields)
+
+
+def test_only_scheduled_dags_begin_paused(dag):
+    scheduled = SCHEMAS[dag.dag_id].scheduled and dag.timetable.can_be_scheduled
+    assert bool(dag.is_paused_upon_creation) == scheduled
+
+
+def test_tasks_go_through_the_pool_of_their_class(dag):
+    pools = yaml.safe_load((ROOT / "deploy" / "pools.yaml").read_text())
+    assert {task.pool for task in dag.tasks} <= set(pools)
+    assert {task.weight_rule for task in dag.tasks} == {"absolute"}, "else a first task outweighs another class's last"
+
+
+def test_productions_have_their_order(bag):
+    weights = [bag.dags[name].tasks[0].priority_weight for name in ORDER]
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == len(weights)
+
+
+def steps_after(dag, start):
+    group = start.task_id.rpartition(".")[0]
+    return [t for t in dag.topological_sort() if isinstance(t, CampaignStepOperator) and t.task_id.rpartition(".")[0] == group]
+
+
+def test_tasks_are_the_steps_of_their_production_and_its_siblings_in_order(dag):
+    for start in (task for task in dag.tasks if isinstance(task, StartCampaignOperator)):
+        tasks = steps_after(dag, start)
+        assert all(earlier.task_id in later.upstream_task_ids for earlier, later in pairwise(tasks))
+        named = [task.step for task in tasks]
+        files = [DAGS / "productions" / f"{start.production}.yaml", *(DAGS / "productions").glob(f"{start.production}_un*.yaml")]
+        productions = [[step.name for step in Production.load(f).steps] for f in files]
+        assert all(steps == [name for name in named if name in steps] for steps in productions)
+        assert {name for steps in productions for name in steps} == set(named)
+
+
+def test_nothing_of_the_full_release_runs_before_the_approval(bag):
+    release = bag.dags["release"]
+    before = release.get_task("approval").get_flat_relative_ids(upstream=True)
+    after = release.get_task("approval").get_flat_relative_ids(upstream=False)
+    assert {t for t in release.task_dict if t.startswith("mini.")} == before
+    assert {t for t in release.task_dict if t.startswith("full.")} == after
+
+
+class Obedient:
+    """An engine whose steps succeed as soon as they are released and advanced."""
+
+    def __init__(self):
+        self.log, self.states = [], {}
+
+    def start(self, production, *, name, parameters, actor, release):
+        self.states = {step.name: "UNREADY" for step in Production.load(production).steps}
+        self.log.append(f"start {name}")
+        return self.status(name)
+
+    def release(self, name, step, actor):
+        self.log.append(f"release {step}")
+        self.states[step] = "READY"
+        return self.status(name)
+
+    def advance(self, name):
+        self.states = {step: "SUCCEEDED" if state == "READY" else state for step, state in self.states.items()}
+        return self.status(name)
+
+    def status(self, name):
+        steps = tuple(StepStatus(name=n, state=StepState(s)) for n, s in self.states.items())
+        state = "SUCCEEDED" if set(self.states.values()) == {"SUCCEEDED"} else "RUNNING"
+        return CampaignStatus(name=name, production="p", state=CampaignState(state), steps=steps)
+
+    def report(self, name):
+        return CampaignReport(campaign=self.status(name), labels=())
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")  # imported by Airflow's service registry
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")  # of Airflow's own Alembic settings
+def test_night_runs_through_its_steps_in_order(bag, monkeypatch, tmp_path):
+    from airflow.utils.db import initdb
+
+    engine_fake = Obedient()
+    monkeypatch.setattr(engine, "open_campaigns", lambda home: engine_fake)
+    monkeypatch.setattr(door, "record", lambda home, command: command)
+    monkeypatch.setenv("PACHON_HOME", str(tmp_path))
+    initdb()
+    run = bag.dags["nightly"].test(run_conf={"instrument": "simcam", "day_obs": 20260101})
+    assert run.state == "success"
+    steps = ["frames", "difference", "associate", "package"]
+    assert engine_fake.log == ["start nightly_simcam_20260101_1", *(f"release {step}" for step in steps)]
