@@ -53,3 +53,7 @@ def main(args: Any = None) -> None:
     except PachonError as error:
         click.echo(f"pachon: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
