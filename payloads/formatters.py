@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -256,18 +260,34 @@ class CCDDataDelegate(StorageClassDelegate):
         return dict(composite.meta) if componentName == "header" else getattr(composite, componentName)
 
 
+class NoPixels(ValueError):
+    """A FITS file without a two-dimensional image."""
+
+
 def image_hdu(hdus: Iterable[Any]) -> Any:
-    """The first HDU with two-dimensional pixels; ValueError where there is none."""
+    """The first HDU with two-dimensional pixels; NoPixels where there is none."""
     for hdu in hdus:
         if getattr(hdu, "is_image", False) and len(hdu.shape) == 2:
             return hdu
-    raise ValueError("no HDU with two-dimensional pixels")
+    raise NoPixels("no HDU with two-dimensional pixels")
 
 
 def raw_header(hdus: fits.HDUList) -> dict[str, Any]:
     """Header of a raw frame: the primary one, overlaid by that of the HDU that holds the pixels."""
     hdu = image_hdu(hdus)
     return plain_header(hdu.header) if hdu is hdus[0] else plain_header(hdus[0].header, hdu.header)
+
+
+def open_raw(content: bytes) -> fits.HDUList:
+    """A FITS file's bytes, plain or packed by gzip or bzip2, as HDUs in memory.
+
+    Unpacked at once: astropy seeks in a packed file, which unpacks it again and again.
+    """
+    if content.startswith(b"BZh"):
+        content = bz2.decompress(content)
+    elif content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    return fits.open(io.BytesIO(content), memmap=False)
 
 
 class RawFormatter(FormatterV2):
@@ -279,9 +299,9 @@ class RawFormatter(FormatterV2):
 
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """The frame as CCDData, or its header; `wcs` is None: whether a raw header's WCS is to be believed, the camera says."""
-        with fits.open(path, memmap=False) as hdus:
-            if component == "wcs":
-                return None
+        if component == "wcs":
+            return None
+        with open_raw(Path(path).read_bytes()) as hdus:
             meta = raw_header(hdus)
             if component == "header":
                 return meta

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +16,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from payloads.camera import Camera, parse_section
-from payloads.formatters import FITS_EXTENSIONS, image_hdu, raw_header
+from payloads.formatters import FITS_EXTENSIONS, NoPixels, image_hdu, open_raw, raw_header
 from payloads.headers import HeaderError, Observation, OtherInstrument, UnknownDetector, UnknownFilter, observe
 
 
@@ -73,15 +75,14 @@ def is_fits_name(name: str) -> bool:
 def check(path: Path, camera: Camera) -> Frame | Rejected:
     """Read the whole file once and judge it; never raises for what a file may contain."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            empty = file.tell() == 0
+        content = path.read_bytes()
     except OSError as error:
         return Rejected(path=path, sha256=None, reason=Reason.UNREADABLE, detail=f"{error.strerror or error}")
-    if empty:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if not content:
         return Rejected(path=path, sha256=sha256, reason=Reason.EMPTY, detail="the file has no bytes")
     try:
-        header, pixels = _read(path)
+        header, pixels = _read(content)
         observation = observe(header, path.name, camera)
         _check_pixels(pixels, camera, observation.detector)
     except _Bad as bad:
@@ -102,26 +103,30 @@ class _Bad(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+def _read(content: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # astropy only warns of a file that ends too early.
         warnings.filterwarnings("error", "(?s).*truncated.*", AstropyUserWarning)
         try:
-            with fits.open(path, memmap=False) as hdus:
-                if not any(True for _ in hdus):
-                    raise _Bad(Reason.NOT_FITS, "no FITS header")
-                try:
-                    hdu = image_hdu(hdus)
-                except ValueError as error:
-                    raise _Bad(Reason.NO_PIXELS, str(error)) from error
-                return raw_header(hdus), hdu.data
+            with open_raw(content) as hdus:
+                header = raw_header(hdus)
+                return header, image_hdu(hdus).data
+        except NoPixels as error:
+            raise _Bad(Reason.NO_PIXELS, str(error)) from error
         except (EOFError, AstropyUserWarning) as error:
-            raise _Bad(Reason.TRUNCATED, f"the file ends too early: {error}".splitlines()[0]) from error
-        except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
-            text = str(error).splitlines()[0] if str(error) else repr(error)
-            cut = "truncated" in text or "end-of-stream" in text or "buffer" in text or "requested" in text or "reshape" in text
-            raise _Bad(Reason.TRUNCATED if cut else Reason.NOT_FITS, text) from error
+            raise _Bad(Reason.TRUNCATED, f"the file ends too early: {_first_line(error)}") from error
+        except (OSError, ValueError, TypeError, KeyError, IndexError, zlib.error, fits.VerifyError) as error:
+            text = _first_line(error)
+            raise _Bad(Reason.TRUNCATED if _TOO_EARLY.search(text) else Reason.NOT_FITS, text) from error
+
+
+# How astropy, numpy and bz2 say that bytes are missing.
+_TOO_EARLY = re.compile(r"truncated|end-of-stream|buffer is (too small|smaller)|cannot reshape")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def _check_pixels(pixels: np.ndarray | None, camera: Camera, detector: int) -> None:

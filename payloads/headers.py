@@ -254,7 +254,8 @@ def _by_translator(header: Mapping[str, Any], filename: str, camera: Camera) -> 
         dark_time_s=info.dark_time.to_value(u.s) if info.dark_time is not None else None,
         physical_filter=info.physical_filter,
         object=info.object,
-        seq_num=info.observation_counter,
+        # Many cameras count on over the nights, which ids cannot hold: then the time of day numbers the frame.
+        seq_num=info.observation_counter if 0 < (info.observation_counter or 0) < 1 << 14 else None,
         day_obs=info.observing_day,
         detector=info.detector_num,
         ra_deg=float(radec.ra.deg) if radec is not None else None,
