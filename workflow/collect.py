@@ -15,7 +15,7 @@ from workflow.accept import accept
 from workflow.campaign import Work
 from workflow.failures import give_back, judge
 from workflow.job import Outcome, Segment, heartbeat_key, segment_key
-from workflow.ledger.tables import job, outcome, quantum, segment_file
+from workflow.ledger.tables import REPORTED, job, outcome, quantum, segment_file
 from workflow.states import QUANTUM_IN_JOB
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def record(work: Work, connection: Connection, row: Any, segments: Sequence[Segm
     outcomes = [o for segment in segments for o in segment.outcomes]
     files = [{"key": f.key, "job": row.id, "size": f.size, "sha256": f.sha256} for s in segments for f in s.files]
     ledger.insert_new(connection, segment_file, files)
-    add_outcomes(work, connection, row, outcomes)
+    add_outcomes(work, connection, row, outcomes, REPORTED)
     taken = set(accept(ledger, connection, campaign=work.name, job=row.id, outcomes=outcomes))
     refused = [o.quantum for o in outcomes if o.state == "succeeded" and o.quantum not in taken]
     give_back(work, connection, _of_job(work, connection, row, refused))
@@ -56,13 +56,14 @@ def record(work: Work, connection: Connection, row: Any, segments: Sequence[Segm
     _learn(work, connection, [o for o in outcomes if o.quantum in taken])
 
 
-def add_outcomes(work: Work, connection: Connection, row: Any, outcomes: Sequence[Outcome]) -> None:
+def add_outcomes(work: Work, connection: Connection, row: Any, outcomes: Sequence[Outcome], origin: str) -> None:
     """The outcomes' own rows; those that are there stay as they are."""
     now = work.context.clock.now()
     rows = [
         {
             "quantum": o.quantum,
             "job": row.id,
+            "origin": origin,
             "state": o.state,
             "failure_class": o.failure_class,
             "forgiven": False,

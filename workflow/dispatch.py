@@ -15,7 +15,7 @@ from workflow.campaign import Work
 from workflow.chunking import Chunk, Waiting, chunks, target
 from workflow.errors import PoolUnavailable
 from workflow.job import JobMessage, merged, to_json
-from workflow.ledger.tables import accepted, attempt, edge, group, job, outcome, quantum
+from workflow.ledger.tables import accepted, accepted_outcome, attempt, edge, group, job, outcome, quantum
 from workflow.lock import LockLost
 from workflow.pools.pool import Resources
 from workflow.states import JOB_TABLE, QUANTUM_TABLE, JobState, QuantumState, follow, sources
@@ -206,8 +206,6 @@ def _accepted_parents(work: Work, connection: Connection, quanta: list[str]) -> 
     among = work.context.ledger.among
     parents = sa.select(edge.c.parent).where(among(edge.c.child, quanta)).distinct()
     rows = connection.execute(
-        sa.select(outcome.c.records, outcome.c.unwritten)
-        .join(accepted, sa.and_(accepted.c.quantum == outcome.c.quantum, accepted.c.job == outcome.c.job))
-        .where(outcome.c.quantum.in_(parents))
+        sa.select(outcome.c.records, outcome.c.unwritten).join(accepted, accepted_outcome()).where(outcome.c.quantum.in_(parents))
     ).all()
     return [r.records for r in rows if r.records], [dataset for r in rows for dataset in r.unwritten]

@@ -13,7 +13,7 @@ from workflow.campaign import Work
 from workflow.collect import add_outcomes, collect, heartbeat
 from workflow.failures import judge, move
 from workflow.job import EXIT_PREEMPTED, Failure, Outcome, Segment
-from workflow.ledger.tables import job, outcome, quantum
+from workflow.ledger.tables import CHARGED, job, outcome, quantum
 from workflow.pools.pool import POOL_ENDED, PoolJob, PoolState
 from workflow.states import JOB_TABLE, QUANTUM_IN_JOB, CampaignState, JobState, follow, sources
 from workflow.states import QUANTUM_TABLE as QUANTA
@@ -128,7 +128,7 @@ def _release(work: Work, connection: Connection, row: Any, *, failure: tuple[Fai
         move(work, connection, "give_back", left)
     else:
         charged = [Outcome(quantum=q, state="failed", failure_class=failure[0], error=failure[1]) for q in left]
-        add_outcomes(work, connection, row, charged)
+        add_outcomes(work, connection, row, charged, CHARGED)
         judge(work, connection, row, charged)
 
 

@@ -22,7 +22,7 @@ from backbone.butler import DATASTORE
 from backbone.errors import TransientError
 from workflow.campaign import Work
 from workflow.job import merged
-from workflow.ledger.tables import accepted, group, outbox, outcome, quantum
+from workflow.ledger.tables import accepted, accepted_outcome, group, outbox, outcome, quantum
 
 _LOG = logging.getLogger(__name__)
 _GRAPHS = 4  # whose dataset refs are kept in memory
@@ -87,7 +87,7 @@ def _unpublished(work: Work) -> list[Any]:
     return work.context.ledger.all(
         sa.select(outbox.c.seq, outbox.c.quantum, outcome.c.records, group.c.graph_key)
         .join(accepted, accepted.c.quantum == outbox.c.quantum)
-        .join(outcome, sa.and_(outcome.c.quantum == accepted.c.quantum, outcome.c.job == accepted.c.job))
+        .join(outcome, accepted_outcome())
         .join(quantum, quantum.c.id == outbox.c.quantum)
         .join(group, same)
         .where(outbox.c.campaign == work.name, outbox.c.published.is_(None))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from backbone.butler import attempt_prefix
 from workflow.campaign import Work
 from workflow.job import keys_of, merged
-from workflow.ledger.tables import accepted, job, outcome
+from workflow.ledger.tables import accepted, accepted_outcome, job, outcome
 from workflow.states import JobState
 
 _LOG = logging.getLogger(__name__)
@@ -30,9 +30,7 @@ def sweep(work: Work) -> None:
 def sweep_job(work: Work, row: Any) -> int:
     """Remove the objects of one job that no accepted outcome names; a zip stays while one of its members is accepted."""
     rows = work.context.ledger.all(
-        sa.select(outcome.c.records)
-        .join(accepted, sa.and_(accepted.c.quantum == outcome.c.quantum, accepted.c.job == outcome.c.job))
-        .where(accepted.c.job == row.id)
+        sa.select(outcome.c.records).join(accepted, accepted_outcome()).where(accepted.c.job == row.id)
     )
     keep = keys_of(merged(r.records for r in rows))
     endpoint = work.context.endpoint(row.site)

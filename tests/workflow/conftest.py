@@ -63,6 +63,8 @@ def forked_runner(message: Path) -> int:
 class World:
     """One installation under test."""
 
+    do = staticmethod(forked_runner)
+
     def __init__(self, home: Path, *, ledger_url: str | None = None, pool=None, engine=None) -> None:
         self.home = home
         values = {"flush_s": 0, "first_quantum_s": 1, "shortest_job_s": 1, **(engine or {})}

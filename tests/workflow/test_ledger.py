@@ -116,9 +116,13 @@ def test_the_database_allows_one_accepted_attempt_and_one_outbox_row(ledger):
 
 
 def test_a_transaction_that_breaks_off_leaves_nothing(ledger):
-    with pytest.raises(RuntimeError), ledger.begin() as c:
-        ledger.insert_many(c, t.quantum, [quantum()])
-        raise RuntimeError
+    def half():
+        with ledger.begin() as c:
+            ledger.insert_many(c, t.quantum, [quantum()])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert ledger.all(sa.select(t.quantum)) == []
 
 

@@ -58,7 +58,7 @@ def test_a_good_production_gives_typed_values_and_filled_texts():
         (["step"], [], "unknown key 'step'; did you mean 'steps'?"),
         (["retries"], {"sience": 1}, "unknown key 'sience'; did you mean 'science'?"),
         (["steps", 0, "finish"], [{"certfy": {}}], "did you mean 'certify'?"),
-        (["steps", 0, "finish"], [{"chain": "x", "backlog": True}], "exactly one|is one of certify, chain, backlog"),
+        (["steps", 0, "finish"], [{"chain": "x", "backlog": True}], "is one of certify, chain, backlog"),
         (["steps", 0, "where"], "instrument='{instrment}'", "names {instrment}; did you mean 'instrument'?"),
         (["steps", 0, "on_failure"], "stahp", "'stop' or 'continue'"),
         (["kind"], "nitely", "nightly"),
@@ -66,8 +66,9 @@ def test_a_good_production_gives_typed_values_and_filled_texts():
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_the_nearest_right_word(path, value, words):
-    with pytest.raises(ProductionError, match=words.replace("{", r"\{").replace("?", r"\?") if "exactly" not in words else words):
+    with pytest.raises(ProductionError) as caught:
         Production.load(changed(path, value))
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("evil", ["x' OR 1=1", "a b", "x\\", 'x"', "a;b", "../..", "é", "a\nb", "{day_obs}"])
@@ -81,15 +82,15 @@ def test_text_that_could_leave_its_quotes_is_refused(evil):
 
 @pytest.mark.parametrize("value", ["tonight", 1.5, True, None, "1 OR 1=1"])
 def test_a_value_of_another_type_is_refused(value):
-    with pytest.raises(ProductionError, match="parameter day_obs: .* is no integer"):
+    with pytest.raises(ProductionError, match=r"parameter day_obs: .* is no integer"):
         Production.load(GOOD).values({"instrument": "x", "day_obs": value})
 
 
 def test_missing_and_unknown_parameters_are_named():
     production = Production.load(GOOD)
-    with pytest.raises(ProductionError, match="needs instrument, day_obs: give --param instrument=VALUE"):
+    with pytest.raises(ProductionError, match=r"needs instrument, day_obs: give --param instrument=VALUE"):
         production.values({})
-    with pytest.raises(ProductionError, match="no parameter 'dayobs'; did you mean 'day_obs'"):
+    with pytest.raises(ProductionError, match=r"no parameter 'dayobs'; did you mean 'day_obs'"):
         production.values({"dayobs": 1})
 
 

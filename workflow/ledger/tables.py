@@ -172,6 +172,8 @@ outcome = sa.Table(
     metadata,
     sa.Column("quantum", Id, nullable=False),
     sa.Column("job", Id, nullable=False),
+    # job: its own report. engine: a charge for what it did not report; what it reports after all has its own row.
+    sa.Column("origin", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("failure_class", sa.Text),
     sa.Column("forgiven", sa.Boolean, nullable=False),  # by an operator's retry: no longer counted against a budget
@@ -183,9 +185,12 @@ outcome = sa.Table(
     sa.Column("unwritten", Json, nullable=False),
     sa.Column("records", Json, nullable=False),
     sa.Column("collected", Time, nullable=False),
-    sa.PrimaryKeyConstraint("quantum", "job"),
+    sa.PrimaryKeyConstraint("quantum", "job", "origin"),
     sa.Index("ix_outcome_job", "job"),
 )
+
+# Origins of outcomes.
+REPORTED, CHARGED = "job", "engine"
 
 accepted = sa.Table(
     "accepted",
@@ -268,3 +273,8 @@ command_run = sa.Table(
     sa.Column("at", Time, nullable=False),
     sa.Column("payload", Json, nullable=False),
 )
+
+
+def accepted_outcome() -> sa.ColumnElement[bool]:
+    """Joins `accepted` and the one outcome that was accepted."""
+    return sa.and_(accepted.c.quantum == outcome.c.quantum, accepted.c.job == outcome.c.job, outcome.c.origin == REPORTED)

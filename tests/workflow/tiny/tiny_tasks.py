@@ -1,5 +1,8 @@
-"""Cheap chained tasks on small JSON datasets, and the repository they need. What they do is said by their inputs' values, so that a test
-can make any quantum fail in any way without touching the code under test."""
+"""Cheap chained tasks on small JSON datasets, and the repository they need.
+
+What they do is said by their inputs' values, so that a test can make any quantum fail in any way without touching the code under
+test.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import time
 from pathlib import Path
 
 import lsst.pipe.base as pb
-import lsst.pipe.base.connectionTypes as ct
 from astropy.time import Time, TimeDelta
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType, Timespan
 from lsst.pex.config import Field
+from lsst.pipe.base import connectionTypes as ct  # noqa: N813 (as everybody calls it)
 
 from backbone.butler import DATASTORE
 
@@ -30,8 +33,8 @@ DAY = 20270101
 
 
 class TinyCam(pb.Instrument):
-    policyName = None
-    configPaths = ()
+    policyName = None  # noqa: N815 (the base class's)
+    configPaths = ()  # noqa: N815
 
     @classmethod
     def getName(cls):
@@ -53,29 +56,43 @@ def _once(mark):
     return True
 
 
+def _raise(_data):
+    raise ValueError("the sky is falling")
+
+
+def _hoard(data):
+    blocks = [bytearray(16 << 20) for _ in range(data["mb"] // 16)]
+    blocks[0][0] = 1
+
+
+def _wait(data):
+    while not Path(data["until"]).exists():
+        time.sleep(0.01)
+
+
+def _nothing(_data):
+    raise pb.NoWorkFound("nothing here")
+
+
+DEEDS = {
+    "raise": _raise,
+    "segfault": lambda _: ctypes.string_at(0),
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda _: os._exit(7),
+    "memory": _hoard,
+    "hang": lambda _: time.sleep(3600),
+    "slow": lambda data: time.sleep(data["s"]),
+    "wait": _wait,
+    "nothing": _nothing,
+}
+
+
 def misbehave(data):
-    """Do what the input asks for: `{"do": what, "mark": path}` does it only once, without a mark always."""
-    what = data.get("do")
-    if what is None or ("mark" in data and not _once(data["mark"])):
+    """Do what the input asks for: always, or once where it has a `mark` (a path), or until the path `unless` exists."""
+    deed = data.get("do")
+    if deed is None or ("mark" in data and not _once(data["mark"])) or ("unless" in data and Path(data["unless"]).exists()):
         return
-    if what == "raise":
-        raise ValueError("the sky is falling")
-    if what == "segfault":
-        ctypes.string_at(0)
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "exit":
-        os._exit(7)
-    if what == "memory":
-        hoard = [bytearray(16 << 20) for _ in range(data["mb"] // 16)]
-        hoard[0][0] = 1
-    if what == "hang":
-        time.sleep(3600)
-    if what == "wait":
-        while not Path(data["until"]).exists():
-            time.sleep(0.01)
-    if what == "nothing":
-        raise pb.NoWorkFound("nothing here")
+    DEEDS[deed](data)
 
 
 class FirstConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
@@ -186,7 +203,7 @@ subsets:
 
 
 def make_repo(root, *, exposures=1, detectors=4, values=None):
-    """Registry and `exposures * detectors` inputs in the RUN "in"; `values` maps (exposure number, detector) to more of an input."""
+    """Registry and inputs in the RUN "in"; `values` maps (exposure number from 1, detector) to more of an input."""
     Butler.makeRepo(str(root), config=Config(SEED), forceConfigRoot=False)
     butler = Butler.from_config(str(root), writeable=True)
     registry, t0 = butler.registry, Time("2027-01-02T00:00:00", scale="tai")

@@ -102,6 +102,7 @@ def upgrade() -> None:
         "outcome",
         sa.Column("quantum", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False),
         sa.Column("job", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("failure_class", sa.Text(), nullable=True),
         sa.Column("forgiven", sa.Boolean(), nullable=False),
@@ -113,7 +114,7 @@ def upgrade() -> None:
         sa.Column("unwritten", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("records", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("collected", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("quantum", "job", name=op.f("pk_outcome")),
+        sa.PrimaryKeyConstraint("quantum", "job", "origin", name=op.f("pk_outcome")),
     )
     op.create_index("ix_outcome_job", "outcome", ["job"], unique=False)
     op.create_table(
