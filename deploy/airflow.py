@@ -54,6 +54,8 @@ class AirflowSettings:
         if self.database != "auto":
             return self.database == "postgresql"
         # Once made, a database stays: the choice must not flip when a package is installed later.
+        if (self.home / "servers" / "pg").exists():
+            return True
         if (self.airflow_home / "airflow.db").exists():
             return False
         return postgres.available() and importlib.util.find_spec("asyncpg") is not None

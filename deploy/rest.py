@@ -1,7 +1,7 @@
 """A thin client of Airflow's REST API: what the observatory's side of the door, the demo and the tests use.
 
-Runs are triggered idempotently: the run id is the caller's and deterministic, the logical date is null; a 409 is a success when the
-run that exists was asked for with the same conf, and `RunConflict` when it was not.
+Runs are triggered idempotently: the run id is the caller's and deterministic, the logical date is null; a 409 is a success when
+the run that exists was asked for with the same conf, and `RunConflict` when it was not.
 """
 
 from __future__ import annotations

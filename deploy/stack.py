@@ -196,8 +196,9 @@ class Stack:
 
 
 def default_dags() -> Path:
-    """The dags/ folder beside this package, as in a checkout; an installed wheel must name another."""
-    return Path(__file__).resolve().parents[1] / "dags"
+    """The dags/ folder of the checkout: beside this package, or, where that is an installed wheel, in the working directory."""
+    beside = Path(__file__).resolve().parents[1] / "dags"
+    return beside if beside.is_dir() else Path.cwd() / "dags"
 
 
 def _digest(text: str) -> str:
