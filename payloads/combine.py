@@ -65,8 +65,8 @@ class FrameStack:
             raise CombineError(f"frame {name} is {frame.shape}, the others are {self.shape}: one camera's frames only")
         image = np.ascontiguousarray(frame, dtype=np.float32)
         level, _ = clipped_moments(image[region] if region else image)
-        # Neighbours differ by noise alone: structure, being smooth, drops out.
-        _, noise = clipped_moments(np.diff(image, axis=1))
+        # Neighbours differ by noise alone: structure, being smooth, drops out; that of rows or columns along one of the axes.
+        noise = min(clipped_moments(np.diff(image, axis=axis))[1] for axis in (0, 1))
         facts = FrameFacts(
             name=name,
             level=level,
