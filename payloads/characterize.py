@@ -77,6 +77,8 @@ def characterize(
     if not len(found):
         raise NothingDetected("no source is above threshold: clouds, or a closed dome")
     mask[found.footprint] |= np.uint32(Mask.DETECTED)
+    sky = _without_faint_sources(data, unusable, found, fwhm, sky, config)
+    image = data - sky.image
     psf, n_stars, fit = _psf_and_fluxes(image, variance, mask, unusable, found, fwhm, sky.sigma, config)
     columns = _columns(image, variance, mask, unusable, found, psf, fit, config)
     return Characterized(
@@ -92,6 +94,22 @@ def _first_look(
     if not np.isfinite(fwhm):
         raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")
     return max(fwhm, 1.5), bright.footprint
+
+
+def _without_faint_sources(
+    data: NDArray[np.float32],
+    unusable: NDArray[np.bool_],
+    found: Detections,
+    fwhm: float,
+    sky: Sky,
+    config: CharacterizeConfig,
+) -> Sky:
+    """The background once more, now without all that is detected: faint sources raise it by a part in a thousand, which
+    aperture fluxes show. In crowded fields, with less than a third of the frame free, the former one."""
+    covered = grow(found.footprint, fwhm)
+    if (covered | unusable).mean() > 2.0 / 3.0:
+        return sky
+    return estimate_background(data, unusable, box_px=config.box_px, sources=covered)
 
 
 def _psf_and_fluxes(

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 SPLINE_ORDER = 5
 
@@ -127,7 +127,7 @@ def fit_psf(
     stars_per_term: int = 8,
     iterations: int = 4,
 ) -> tuple[PsfModel, NDArray[np.bool_]]:
-    """Least-squares PSF of centred, sky-free star stamps (n, size, size) at (x, y) on a frame of `shape` (ny, nx).
+    """Least-squares PSF of centred, sky-free star stamps (n, size, size), scaled alike, at (x, y) on a frame of `shape` (ny, nx).
 
     `error` (n,) is each stamp's, relative to its flux; None: all are equal.
 
@@ -144,7 +144,7 @@ def fit_psf(
     frame = PsfModel(
         coefficients=np.zeros((len(terms(order)), size, size)), x0=(nx - 1) / 2, y0=(ny - 1) / 2, scale=max(nx, ny) / 2
     )
-    flat = stamps.reshape(count, -1) / stamps.sum(axis=(1, 2))[:, None]
+    flat = stamps.reshape(count, -1)
     basis = polynomial(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), frame)
     weight = np.ones(count) if error is None else np.min(error) / np.asarray(error, dtype=np.float64)
     start = np.median(flat, axis=0)
@@ -158,6 +158,42 @@ def fit_psf(
     coefficients = solution.reshape(-1, size, size)
     model = PsfModel(coefficients=coefficients / coefficients[0].sum(), x0=frame.x0, y0=frame.y0, scale=frame.scale)
     return model, good
+
+
+def smooth_wings(model: PsfModel, radius_px: float) -> PsfModel:
+    """The model with what lies beyond `radius_px` put in order, and its sum made 1.
+
+    There a PSF from few stars is noise and leftover sky, which over hundreds of pixels decide its sum, and with it every flux.
+    The medians of rings around the centre are fitted by a Moffat profile and a constant; the constant, leftover sky, is taken
+    off, and the wings are the profile's, without variation over the frame; a step of 1 px width joins them. Where the fit
+    fails, only rings' medians smooth the wings.
+    """
+    half = model.size // 2
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    radius = np.hypot(x, y)
+    mean = model.coefficients[0] / model.coefficients[0].max()
+    rings = np.arange(half + 1, dtype=np.float64)
+    which = np.rint(radius).astype(np.int64)
+    profile = np.array([np.median(mean[which == k]) for k in range(half + 1)])
+    where = np.array([radius[which == k].mean() for k in range(half + 1)])
+    # A ring's median is as good as the number of its pixels; the core, by far the brightest, must not outvote the wings.
+    error = np.hypot(0.02 * np.maximum(profile, 0.0), profile[-1:].std() + 0.002) / np.sqrt(np.maximum(rings, 1.0))
+    try:
+        found, _ = optimize.curve_fit(
+            _moffat_and_sky, where, profile, p0=(1.0, radius_px / 2.0, 3.0, 0.0), sigma=error,
+            bounds=((0.2, 0.3, 1.5, -0.05), (3.0, 4.0 * radius_px, 12.0, 0.05)),
+        )  # fmt: skip
+        sky, wings = found[3], _moffat_and_sky(radius, *found[:3], 0.0)
+    except RuntimeError:
+        sky, wings = 0.0, np.interp(radius, where, np.maximum(profile, 0.0))
+    inner = np.clip(radius_px + 0.5 - radius, 0.0, 1.0)
+    coefficients = model.coefficients * inner
+    coefficients[0] = model.coefficients[0].max() * ((mean - sky) * inner + wings * (1.0 - inner))
+    return PsfModel(coefficients=coefficients / coefficients[0].sum(), x0=model.x0, y0=model.y0, scale=model.scale)
+
+
+def _moffat_and_sky(radius: NDArray[np.float64], peak: float, width: float, beta: float, sky: float) -> NDArray[np.float64]:
+    return peak * (1.0 + (radius / width) ** 2) ** -beta + sky
 
 
 def _small(residual: NDArray[np.float64]) -> NDArray[np.bool_]:

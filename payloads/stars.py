@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import sep
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from payloads.detection import Detections, NothingDetected
 from payloads.photometry import cut_stamps
-from payloads.psf import PsfModel, fit_psf, shifted
+from payloads.psf import PsfModel, fit_psf, shifted, smooth_wings
 
 
 def shortest_interval(values: NDArray[np.floating], part: float = 0.4) -> tuple[float, float]:
@@ -83,15 +84,31 @@ def choose_stars(
 
 
 def star_stamps(
-    data: NDArray[np.float32], unusable: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64], size: int
+    data: NDArray[np.float32],
+    unusable: NDArray[np.bool_],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    size: int,
+    core_px: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Stamps (n, size, size) with the star moved to the middle pixel, and which of them hold no unusable pixel."""
+    """Stamps (n, size, size) with the star moved to the middle pixel, and which of them are fit for use.
+
+    Those are the ones wholly on the frame, with no unusable pixel within `core_px` of the star and fewer than 5 % of them in
+    all; such pixels take the mean of their usable neighbours (or 0), so that the splines do not spread what they hold.
+    """
     column, row = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
-    half, margin = size // 2, 3
-    raw = cut_stamps(data, column, row, half + margin, np.nan).astype(np.float64)
-    blocked = cut_stamps(unusable, column, row, half, True).any(axis=(1, 2)) | ~np.isfinite(raw).all(axis=(1, 2))
-    moved = shifted(np.nan_to_num(raw), column - x, row - y)[:, margin:-margin, margin:-margin]
-    return moved, ~blocked
+    margin = 3
+    half = size // 2 + margin
+    raw = cut_stamps(data, column, row, half, np.nan).astype(np.float64)
+    usable = ~cut_stamps(unusable, column, row, half, True) & np.isfinite(raw)
+    raw = np.where(usable, raw, 0.0)
+    near = [ndimage.uniform_filter(a, size=(0, 5, 5), mode="constant") for a in (raw, usable.astype(np.float64))]
+    raw = np.where(usable, raw, np.where(near[1] > 1e-3, near[0] / np.maximum(near[1], 1e-3), 0.0))
+    core = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) <= core_px
+    ny, nx = data.shape
+    inside = (column >= half) & (row >= half) & (column < nx - half) & (row < ny - half)
+    good = inside & usable[:, core].all(axis=1) & (usable.mean(axis=(1, 2)) > 0.95)
+    return shifted(raw, column - x, row - y)[:, margin:-margin, margin:-margin], good
 
 
 def build_psf(
@@ -105,23 +122,26 @@ def build_psf(
     order: int = 2,
     size: int | None = None,
 ) -> tuple[PsfModel, int]:
-    """PSF of stars near (x, y): centred by Gaussian-windowed positions (sep), stamped, fitted. Returns it and the stars used.
+    """PSF of stars near (x, y): centred by Gaussian-windowed positions (sep), stamped, fitted, its wings made smooth.
 
-    `sigma` is the noise of a pixel of the sky. `size`, odd, is by default seven FWHM and at least 17 px. NothingDetected where
-    every stamp is spoilt.
+    Returns it and the number of stars used. `sigma` is the noise of a pixel of the sky. `size`, odd, is by default seven FWHM
+    and at least 17 px. NothingDetected where every stamp is spoilt.
     """
     size = size or 2 * max(8, int(np.ceil(3.5 * fwhm_px))) + 1
     wx, wy, flag = sep.winpos(np.ascontiguousarray(data), x, y, np.full(len(x), fwhm_px / 2.3548), mask=unusable)
     near = (np.hypot(wx - x, wy - y) < 1.0) & (flag == 0)
-    stamps, whole = star_stamps(data, unusable, np.where(near, wx, x), np.where(near, wy, y), size)
-    good = near & whole & (stamps.sum(axis=(1, 2)) > 0)
+    radius = 1.25 * fwhm_px
+    stamps, whole = star_stamps(data, unusable, np.where(near, wx, x), np.where(near, wy, y), size, radius)
+    core = np.hypot(*np.mgrid[-(size // 2) : size // 2 + 1, -(size // 2) : size // 2 + 1]) <= radius
+    # The core's flux is known far better than the stamp's, which the sky's noise and level over all its pixels make uncertain.
+    flux = stamps[:, core].sum(axis=1)
+    good = near & whole & (flux > 0)
     if not good.any():
-        raise NothingDetected(f"each of {len(x)} stars has a spoilt pixel within {size // 2} px: no PSF can be made")
-    # A stamp's error: the sky's noise and level are uncertain over the star's area, and no star is truer than its interpolation.
-    flux = stamps[good].sum(axis=(1, 2))
-    error = np.hypot(sigma * size / flux, 0.01)
-    model, kept = fit_psf(stamps[good], wx[good], wy[good], data.shape, error=error, order=order)
-    return model, int(kept.sum())
+        raise NothingDetected(f"each of {len(x)} stars has a spoilt pixel in its core or an edge near: no PSF can be made")
+    # No star is truer than its interpolation: 1 %.
+    error = np.hypot(sigma * core.sum() ** 0.5 / flux[good], 0.01)
+    model, kept = fit_psf(stamps[good] / flux[good, None, None], wx[good], wy[good], data.shape, error=error, order=order)
+    return smooth_wings(model, 2.0 * fwhm_px), int(kept.sum())
 
 
 def _alone(found: Detections, radius_px: float) -> NDArray[np.bool_]:
