@@ -130,15 +130,14 @@ def subtract(science: Image, template: Image, psf: KernelField, config: Differen
 def merge_templates(pieces: Sequence[tuple[Floats, Floats, Masks]]) -> tuple[Floats, Floats, Masks]:
     """One template (data, variance, mask) from patches already on the science grid; where several have data the first counts.
 
-    Neighbouring patches overlap with the same pixels, so averaging would gain nothing.
+    Neighbouring patches overlap with the same pixels, so averaging would gain nothing; but at its border a patch has pixels whose
+    interpolation kernel lacked data (EDGE), and those of its neighbour are better.
     """
     data, variance, mask = (np.array(part) for part in pieces[0])
-    missing = any_set(mask, Mask.NO_DATA, data.shape) | ~np.isfinite(data)
-    for more, more_variance, more_mask in pieces[1:]:
-        take = missing & ~any_set(more_mask, Mask.NO_DATA, data.shape) & np.isfinite(more)
-        data[take], variance[take], mask[take] = more[take], more_variance[take], more_mask[take]
-        missing &= ~take
-    mask[missing] |= np.uint32(Mask.NO_DATA)
+    for worse in (Mask.NO_DATA, Mask.NO_DATA | Mask.EDGE):
+        for more, more_variance, more_mask in pieces[1:] if worse == Mask.NO_DATA else pieces:
+            take = any_set(mask, worse, data.shape) & ~any_set(more_mask, worse, data.shape) & np.isfinite(more)
+            data[take], variance[take], mask[take] = more[take], more_variance[take], more_mask[take]
     return data, variance, mask
 
 
