@@ -84,13 +84,10 @@ def _has_datasets(butler: Butler, run: str) -> bool:
 
 def _override(pipeline: Pipeline, overrides: Mapping[str, Mapping[str, Any]]) -> None:
     for label, fields in overrides.items():
+        if label not in pipeline.task_labels:
+            raise LookupError(f"no task {label!r} to configure; the pipeline has {', '.join(sorted(pipeline.task_labels))}")
         for key, value in fields.items():
-            try:
-                pipeline.addConfigOverride(label, key, value)
-            except (LookupError, ValueError) as error:
-                raise ExecutionError(
-                    f"no task {label!r} to set {key} of; the pipeline has {', '.join(pipeline.task_labels)}"
-                ) from error
+            pipeline.addConfigOverride(label, key, value)
 
 
 def certify(butler: Butler, refs: Iterable[DatasetRef], into: str, begin: Time | None = None, end: Time | None = None) -> None:

@@ -62,15 +62,17 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
     """Make the repository, or open and check the one that is there (never overwritten).
 
     `root`: a folder, which holds the configuration and, by default, an SQLite registry and the files. `db`: an SQLAlchemy URL,
-    for PostgreSQL `postgresql+psycopg2://…`, whose database needs the extension btree_gist. `datastore`: root of the files, a
-    folder or `s3://bucket/prefix`; credentials come from the environment as lsst.resources reads it. Asking for another `db` or
-    `datastore` than the repository has is an error.
+    for PostgreSQL `postgresql+psycopg2://…` (the extension btree_gist is created where that is allowed). `datastore`: root of the
+    files, a folder or `s3://bucket/prefix`; credentials come from the environment as lsst.resources reads it. Asking for another
+    `db` or `datastore` than the repository has is an error.
     """
     where = ResourcePath(str(root), forceDirectory=True)
     if where.join("butler.yaml").exists():
         _check_same(root, db, datastore)
     else:
         try:
+            if db and db.startswith("postgresql"):
+                _prepare_postgresql(db)
             # forceConfigRoot=True, the default, would reset datastore.root in silence.
             Butler.makeRepo(where, config=seed(db=db, datastore=datastore), forceConfigRoot=False)
         except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError, ConflictingDefinitionError) as error:
@@ -110,15 +112,26 @@ def _check_same(root: str | Path, db: str | None, datastore: str | None) -> None
         )
     for what, wanted, has in (("db", db, config["registry", "db"]), ("datastore", datastore, config["datastore", "root"])):
         if wanted and wanted.rstrip("/") != str(has).rstrip("/"):
+            known, asked = (str(url).split("@")[-1] for url in (has, wanted))  # no passwords
             raise RepositoryError(
-                f"{root}: the repository exists with {what} {has}, not {wanted}: leave {what} out, or another folder"
+                f"{root}: the repository exists with {what} {known}, not {asked}: leave it out, or name another folder"
             )
+
+
+def _prepare_postgresql(db: str) -> None:
+    """The registry's exclusion constraints need btree_gist; whoever may create things in the database may install it."""
+    engine = sqlalchemy.create_engine(db)
+    try:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE EXTENSION IF NOT EXISTS btree_gist"))
+    finally:
+        engine.dispose()
 
 
 def _explain(what: str, db: str | None, error: BaseException) -> str:
     text = str(error).strip()
-    if "btree_gist" in text or "gist" in text:
-        return f"{what}: the database lacks the extension btree_gist; its owner should run: CREATE EXTENSION btree_gist;"
+    if "btree_gist" in text:
+        return f"{what}: the database lacks the extension btree_gist; its owner must run CREATE EXTENSION btree_gist in it"
     if db and "postgresql" in db:
         return (
             f"{what}: PostgreSQL says: {text.splitlines()[0] if text else error!r}; check the URL, and that the database exists"
