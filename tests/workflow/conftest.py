@@ -28,8 +28,12 @@ def tiny():
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TINY), *([before] if before else [])])
     import tiny_tasks
+    from lsst.utils.packages import Packages
 
-    yield tiny_tasks
+    known = Packages.fromSystem()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Packages, "fromSystem", lambda: known)  # half a second each time, always the same
+        yield tiny_tasks
     sys.path.remove(str(TINY))
     if before is None:
         del os.environ["PYTHONPATH"]
@@ -75,7 +79,7 @@ class World:
         self.settings.write()
         self.pipeline = home / "tiny.yaml"
         self.clock = FakeClock()
-        self.pool = pool or FakePool(slots=2, name="local", run=forked_runner)
+        self.pool = pool or FakePool(slots=1, name="local", run=forked_runner)
         self.ledger = Ledger.open(self.settings.ledger_url)
         self.context = Context(self.settings, ledger=self.ledger, clock=self.clock, pools={"local": self.pool})
         self.campaigns = Campaigns(self.settings, context=self.context)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import lsst.pipe.base as pb
+import numpy as np
 from astropy.time import Time, TimeDelta
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType, Timespan
 from lsst.pex.config import Field
@@ -61,8 +62,7 @@ def _raise(_data):
 
 
 def _hoard(data):
-    blocks = [bytearray(16 << 20) for _ in range(data["mb"] // 16)]
-    blocks[0][0] = 1
+    np.zeros(data["mb"] << 20, dtype=np.uint8)  # asked for, never touched: the machine is spared
 
 
 def _wait(data):

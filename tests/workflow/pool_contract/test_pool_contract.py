@@ -1,0 +1,223 @@
+"""What every pool keeps to. A new kind of pool is one more fixture here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workflow.pools.fake import FakePool
+from workflow.pools.local import LocalPool
+from workflow.pools.pool import POOL_ENDED, PoolState, Resources
+
+RESOURCES = Resources(memory_mb=100)
+# A job for tests: says that it ran, waits for its file `go` if its message says so, exits as told.
+JOB = """
+import json, os, pathlib, signal, sys, time
+m = json.load(open(sys.argv[1]))
+here = pathlib.Path(m["here"])
+with open(here / "runs", "a") as f: f.write("x")
+while m.get("wait") and not (here / "go").exists(): time.sleep(0.005)
+if m.get("signal"): os.kill(os.getpid(), m["signal"])
+sys.exit(m.get("code", 0))
+"""
+
+
+class Rig:
+    """A pool, and the means to make and end jobs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def message(self, **words) -> Path:
+        import json
+
+        path = self.folder / "message.json"
+        path.write_text(json.dumps({"here": str(self.folder), **words}))
+        return path
+
+    def runs(self) -> int:
+        path = self.folder / "runs"
+        return len(path.read_text()) if path.exists() else 0
+
+    def until(self, condition):
+        for _ in range(2000):
+            if condition():
+                return
+            time.sleep(0.005)  # another process must come to it
+        raise AssertionError("waited 10 s in vain")
+
+
+class LocalRig(Rig):
+    def open(self):
+        return LocalPool(self.folder / "jobs", slots=2, command=[sys.executable, "-S", "-c", JOB])
+
+    def release(self, pool, key, code=0):
+        (self.folder / "go").touch()
+        self.until(lambda: pool.poll([key])[key].state in POOL_ENDED)
+
+
+class FakeRig(Rig):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self._pool = FakePool(slots=2, run=self._run)
+
+    def _run(self, message):
+        import json
+
+        with (self.folder / "runs").open("a") as file:
+            file.write("x")
+        words = json.loads(message.read_text())
+        if words.get("wait"):
+            return None
+        return -words["signal"] if words.get("signal") else words.get("code", 0)
+
+    def open(self):
+        return self._pool
+
+    def release(self, pool, key, code=0):
+        pool.end(key, code)
+
+
+@pytest.fixture(params=[LocalRig, FakeRig], ids=["local", "fake"])
+def rig(request, tmp_path):
+    return request.param(tmp_path)
+
+
+def ended(rig, pool, key):
+    rig.until(lambda: pool.poll([key])[key].state in POOL_ENDED)
+    return pool.poll([key])[key]
+
+
+def test_a_job_runs_and_its_exit_code_is_kept(rig):
+    pool = rig.open()
+    assert pool.submit("a", rig.message(code=7), RESOURCES)
+    job = ended(rig, pool, "a")
+    assert (job.state, job.exit_code) == (PoolState.EXITED, 7)
+
+
+def test_a_death_by_signal_is_told_from_an_exit(rig):
+    pool = rig.open()
+    pool.submit("a", rig.message(signal=int(signal.SIGKILL)), RESOURCES)
+    assert ended(rig, pool, "a").exit_code == -9
+
+
+def test_a_key_submitted_twice_runs_once_and_is_adopted(rig):
+    pool = rig.open()
+    message = rig.message(wait=True)
+    first = pool.submit("a", message, RESOURCES)
+    rig.until(lambda: rig.runs() == 1)
+    assert pool.submit("a", message, RESOURCES) == first
+    assert rig.open().submit("a", message, RESOURCES) == first
+    rig.release(pool, "a")
+    assert pool.submit("a", message, RESOURCES) == first
+    assert rig.runs() == 1
+
+
+def test_another_engine_finds_the_job_and_its_end(rig):
+    rig.open().submit("a", rig.message(wait=True), RESOURCES)
+    other = rig.open()
+    assert other.poll(["a"])["a"].state is PoolState.RUNNING
+    rig.release(other, "a")
+    assert other.poll(["a"])["a"].state is PoolState.EXITED
+
+
+def test_a_job_that_was_never_there_is_gone_and_not_failed(rig):
+    job = rig.open().poll(["a"])["a"]
+    assert (job.state, job.exit_code) == (PoolState.GONE, None)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_killed_job_ends_and_killing_again_is_harmless(rig, hard):
+    pool = rig.open()
+    pool.submit("a", rig.message(wait=True), RESOURCES)
+    pool.kill("a", hard=hard)
+    job = ended(rig, pool, "a")
+    assert job.state is PoolState.GONE or job.exit_code in (-9, -15)
+    pool.kill("a", hard=hard)
+    pool.kill("never there")
+
+
+def test_capacity_counts_what_runs(rig):
+    pool = rig.open()
+    assert pool.capacity() == 2
+    pool.submit("a", rig.message(wait=True), RESOURCES)
+    assert rig.open().capacity() == 1
+    rig.release(pool, "a")
+    assert pool.capacity() == 2
+
+
+def test_an_ended_job_can_be_forgotten_and_a_running_one_cannot(rig):
+    pool = rig.open()
+    pool.submit("a", rig.message(wait=True), RESOURCES)
+    pool.forget("a")
+    assert pool.poll(["a"])["a"].state is PoolState.RUNNING
+    rig.release(pool, "a")
+    pool.forget("a")
+    assert pool.poll(["a"])["a"].state is PoolState.GONE
+
+
+def test_a_silent_pool_knows_nothing_and_fails_nothing():
+    pool = FakePool()
+    pool.silent = True
+    assert pool.poll(["a"])["a"].state is PoolState.UNKNOWN
+    assert pool.capacity() == 0
+
+
+@pytest.mark.kill
+def test_a_local_job_survives_the_process_that_submitted_it(tmp_path):
+    rig = LocalRig(tmp_path)
+    message = rig.message(wait=True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            rig.open().submit("a", message, RESOURCES)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pool = rig.open()
+    assert pool.poll(["a"])["a"].state is PoolState.RUNNING
+    rig.release(pool, "a")
+    assert pool.poll(["a"])["a"].exit_code == 0
+
+
+def test_another_process_with_the_pid_of_a_dead_job_is_not_mistaken_for_it(tmp_path):
+    rig = LocalRig(tmp_path)
+    pool = rig.open()
+    folder = tmp_path / "jobs" / "a"
+    folder.mkdir()
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        (folder / "record").write_text(f"{sleeper.pid} {sleeper.pid} 1\n")  # of a process that began at boot
+        assert pool.poll(["a"])["a"].state is PoolState.GONE
+        pool.kill("a", hard=True)
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_two_engines_that_submit_one_key_at_once_start_it_once(tmp_path):
+    rig = LocalRig(tmp_path)
+    message = rig.message(wait=True)
+    pids = []
+    for _ in range(6):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                rig.open().submit("a", message, RESOURCES)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids] == [0] * 6
+    pool = rig.open()
+    rig.until(lambda: rig.runs() >= 1)
+    rig.release(pool, "a")
+    assert rig.runs() == 1
