@@ -20,6 +20,7 @@ import networkx as nx
 from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
+from lsst.resources import ResourcePath
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -95,6 +96,7 @@ def plan_group(
     """
     with _planning(plan):
         client = _client(butler, plan)
+        _same_place(client, archive)
         executor = SeparablePipelineExecutor(client)
         pipeline = executor.make_pipeline(plan.pipeline)
         builder = executor.make_quantum_graph_builder(pipeline, where=_narrowed(plan.where, group))
@@ -210,6 +212,15 @@ def _client(butler: Butler, plan: StepPlan) -> Any:
         )
     butler.collections.register(plan.run)
     return Butler.from_config(butler=butler, collections=[plan.run, *plan.inputs], run=plan.run)
+
+
+def _same_place(client: Any, archive: Endpoint) -> None:
+    """One dataset, one key (decision 6): what jobs write at the endpoint must lie where the repository will look for it."""
+    root = client._datastore.root
+    if ResourcePath(archive.root, forceDirectory=True) != root:
+        raise PlanError(
+            f"the repository's files are in {root}, the endpoint {archive.name} is {archive.root}: they must be the same"
+        )
 
 
 def _narrowed(where: str, group: Group) -> str:

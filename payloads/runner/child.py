@@ -24,6 +24,8 @@ from payloads.runner.failures import classify, describe
 from workflow.job import JobMessage, Outcome, from_json, to_json
 
 _PR_SET_PDEATHSIG = 1
+_SLACK = 2
+"""Of address space over memory: libraries reserve what they never touch. What really uses more, the parent stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def run(work: Work, todo: list[str], pipe: Connection) -> None:
     """Run `todo` in order; never returns normally to the parent's code (the caller exits)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    limit = work.job.memory_mb << 20
+    limit = _SLACK * work.job.memory_mb << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         runner = _Runner(work)

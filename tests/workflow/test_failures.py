@@ -42,7 +42,7 @@ def troubled(make_world, tmp_path):
     values = {
         (1, 1): once("segfault"),
         (1, 2): {"do": "raise", "unless": str(tmp_path / "mended")},
-        (1, 3): {"do": "memory", "mb": 1200},
+        (1, 3): {"do": "memory", "mb": 3000},
         (2, 0): once("hang"),
         (2, 1): {"do": "exit", "unless": str(tmp_path / "mended")},
         (2, 2): once("kill"),
