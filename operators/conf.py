@@ -29,7 +29,7 @@ class Conf(Strict):
     """Whether the scheduler starts runs of it too, which say nothing: every key then has a default."""
 
     version: Literal[1] = Field(default=1, description="version of this form; changes when its meaning does")
-    instrument: str = Field(default="simcam", pattern=_WORD, description="instrument, as registered in the Butler")
+    instrument: str = Field(default="SimCam", pattern=_WORD, description="instrument, as registered in the Butler")
     variant: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9_]*$",

@@ -14,7 +14,7 @@ def test_form_has_every_key_of_the_conf_and_no_other(dag):
 
 @pytest.mark.parametrize("dag", [dag for dag, model in SCHEMAS.items() if model.scheduled])
 def test_scheduled_run_needs_to_say_nothing(dag):
-    assert read(dag, {name: p.resolve() for name, p in params_of(dag).items()}).instrument == "simcam"
+    assert read(dag, {name: p.resolve() for name, p in params_of(dag).items()}).instrument == "SimCam"
 
 
 @pytest.mark.parametrize(
