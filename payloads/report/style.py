@@ -1,0 +1,101 @@
+"""How figures look: light, quiet, and readable at the size they are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+INK, GREY, PALE = "#1c2733", "#66727f", "#e3e7ec"
+TRANSIENT, MOVING, STAR, GOOD, BAD = "#d1264a", "#e08a00", "#2a6fb0", "#1d8a5b", "#c22f2f"
+BANDS = {
+    "u": "#6a4fb3",
+    "g": "#2e8b57",
+    "r": "#c8442f",
+    "i": "#a0672a",
+    "z": "#555f6b",
+    "y": "#222222",
+    "V": "#2e8b57",
+    "VR": "#c8442f",
+}
+DPI = 150
+
+_RC = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.direction": "out",
+    "ytick.direction": "out",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "grid.color": PALE,
+    "grid.linewidth": 0.7,
+    "image.interpolation": "nearest",
+    "image.origin": "lower",
+}
+
+
+def figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure in the house's style."""
+    with rc_context(_RC):
+        return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def axes(fig: Figure, *position: Any, **options: Any) -> Axes:
+    """Axes of `fig` in the house's style; as `Figure.add_subplot`."""
+    with rc_context(_RC):
+        return fig.add_subplot(*position, **options)
+
+
+def save(fig: Figure, path: Path) -> str:
+    """Write a PNG; returns its name, for the page."""
+    with rc_context(_RC):
+        fig.savefig(path, dpi=DPI)
+    return path.name
+
+
+def bare(ax: Axes) -> None:
+    """An image without ticks, in a thin frame."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set_color(PALE)
+
+
+def sky_stretch(image: NDArray[np.floating], *, softening: float = 3.0, top: float = 99.7) -> NDArray[np.floating]:
+    """An image of the sky for display, 0 to 1: asinh from just below the sky, `softening` sigma wide at its linear end."""
+    good = image[np.isfinite(image)]
+    if not good.size:
+        return np.zeros(image.shape)
+    middle, spread = np.median(good), 1.4826 * np.median(np.abs(good - np.median(good))) or 1.0
+    scaled = np.arcsinh((image - middle + spread) / (softening * spread))
+    high = np.arcsinh((np.percentile(good, top) - middle + spread) / (softening * spread))
+    return np.clip(np.nan_to_num(scaled) / max(high, 1e-9), 0, 1)
+
+
+def symmetric_limit(image: NDArray[np.floating], sigmas: float = 6.0) -> float:
+    """Half width of a symmetric grey scale for a difference."""
+    good = image[np.isfinite(image)]
+    spread = 1.4826 * np.median(np.abs(good - np.median(good))) if good.size else 1.0
+    return float(sigmas * (spread or 1.0))
