@@ -86,9 +86,9 @@ def polynomial(x: NDArray[np.float64], y: NDArray[np.float64], model: PsfModel) 
 
 
 def stamp_fwhm(stamp: NDArray[np.floating]) -> float:
-    """FWHM in pixels of a stamp: diameter of the disc of the area above half of its peak, on a 5 times finer spline grid."""
-    fine = ndimage.zoom(np.asarray(stamp, dtype=np.float64), 5, order=3, grid_mode=True, mode="nearest")
-    return float(2.0 * np.sqrt((fine > 0.5 * fine.max()).sum() / np.pi) / 5.0)
+    """FWHM in pixels of a stamp: diameter of the disc of the area above half of its peak, on a 9 times finer spline grid."""
+    fine = ndimage.zoom(np.asarray(stamp, dtype=np.float64), 9, order=5, grid_mode=True, mode="nearest")
+    return float(2.0 * np.sqrt((fine > 0.5 * fine.max()).sum() / np.pi) / 9.0)
 
 
 def spline_weights(shift: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,8 +176,10 @@ def smooth_wings(model: PsfModel, radius_px: float) -> PsfModel:
     which = np.rint(radius).astype(np.int64)
     profile = np.array([np.median(mean[which == k]) for k in range(half + 1)])
     where = np.array([radius[which == k].mean() for k in range(half + 1)])
-    # A ring's median is as good as the number of its pixels; the core, by far the brightest, must not outvote the wings.
-    error = np.hypot(0.02 * np.maximum(profile, 0.0), profile[-1:].std() + 0.002) / np.sqrt(np.maximum(rings, 1.0))
+    outer = (radius > radius_px) & (which <= half)
+    noise = max(1.4826 * float(np.median(np.abs(mean - np.append(profile, 0.0)[np.minimum(which, half + 1)])[outer])), 1e-5)
+    # A ring's median is as good as the number of its pixels; 2 %, because no star is a Moffat profile exactly.
+    error = np.hypot(0.02 * np.maximum(profile, 0.0), noise / np.sqrt(np.maximum(2.0 * np.pi * rings, 1.0)))
     try:
         found, _ = optimize.curve_fit(
             _moffat_and_sky, where, profile, p0=(1.0, radius_px / 2.0, 3.0, 0.0), sigma=error,
