@@ -20,7 +20,8 @@ from scipy.spatial import cKDTree
 from scipy.stats import norm
 
 from payloads.difference import Difference
-from payloads.kernel import SIGMA_PER_FWHM, Floats, KernelField
+from payloads.kernel import SIGMA_PER_FWHM
+from payloads.kernel_field import Floats, KernelField
 from payloads.mask import Mask, any_set
 from payloads.psf import PsfModel
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.signal import oaconvolve
 
-from payloads.kernel import Floats, KernelConfig, KernelField, MatchingKernel, choose_stamps, solve_kernel
+from payloads.kernel import KernelConfig, MatchingKernel, choose_stamps, solve_kernel
+from payloads.kernel_field import Floats, KernelField
 from payloads.mask import Mask, any_set
 
 Masks = NDArray[np.uint32]

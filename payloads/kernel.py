@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft, linalg, ndimage
 
 from backbone.errors import PermanentError
+from payloads.kernel_field import Floats, KernelField, n_terms, polynomial, powers
 from payloads.mask import UNUSABLE, Mask, any_set
 
-Floats = NDArray[np.floating]
 SIGMA_PER_FWHM = 1 / 2.3548
 
 
@@ -37,108 +37,14 @@ class KernelConfig:
     background_order: int = 1  # of the differential background
     stamp_fwhm: float = 3.5  # half size of a stamp in FWHM of the broader PSF
     stamp_snr: float = 40.0  # least signal-to-noise of a stamp's source
-    stamps_per_term: int = 15  # stamps needed for each spatial term; fewer stamps lower the order
+    stamps_per_term: int = 8  # stamps needed for each spatial term; fewer stamps lower the order
     max_stamps: int = 400
     min_stamps: int = 3
     clip_sigma: float = 4.0  # of the stamps' chi squares
     clip_rounds: int = 4
     ridge: float = 1e-7  # added to the scaled normal matrix, whose diagonal is one
-    noise_removed: float = (
-        0.8  # share of the source noise taken out of the normal matrix; all of it would leave no regularisation
-    )
+    noise_removed: tuple[float, ...] = (0.0, 0.5, 0.8)  # shares of the source noise to try to take out of the equations
     source_error: float = 0.005  # fraction of a pixel's flux added to its error, so that the brightest stars do not decide alone
-
-
-def n_terms(order: int) -> int:
-    """Number of monomials of two variables up to `order`."""
-    return (order + 1) * (order + 2) // 2
-
-
-def powers(order: int) -> list[tuple[int, int]]:
-    """Exponents (of x, of y) in the order in which coefficients are kept: by total degree, so a lower order is a prefix."""
-    return [(total - j, j) for total in range(order + 1) for j in range(total + 1)]
-
-
-def polynomial(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floats:
-    """Monomials at pixels (x, y) of an image of `shape` (ny, nx), coordinates scaled to [-1, 1]; (n, n_terms)."""
-    u = 2 * np.atleast_1d(np.asarray(x, float)) / shape[1] - 1
-    v = 2 * np.atleast_1d(np.asarray(y, float)) / shape[0] - 1
-    return np.stack([u**i * v**j for i, j in powers(order)], axis=-1)
-
-
-@dataclass(frozen=True)
-class KernelField:
-    """A kernel (or a PSF) that varies over an image as a polynomial of position.
-
-    `coefficients` (n_terms, k, k), k odd, convolution convention; `shape` (ny, nx) of the image.
-    """
-
-    coefficients: Floats
-    order: int
-    shape: tuple[int, int]
-
-    @classmethod
-    def constant(cls, stamp: Floats, shape: tuple[int, int]) -> KernelField:
-        """The same kernel everywhere."""
-        return cls(np.asarray(stamp, float)[None], 0, shape)
-
-    @classmethod
-    def from_samples(cls, x: Floats, y: Floats, stamps: Floats, order: int, shape: tuple[int, int]) -> KernelField:
-        """Least-squares polynomial through stamps (n, k, k) given at (x, y)."""
-        n, k, _ = stamps.shape
-        fitted = np.linalg.lstsq(polynomial(x, y, order, shape), stamps.reshape(n, k * k), rcond=None)[0]
-        return cls(fitted.reshape(-1, k, k), order, shape)
-
-    @property
-    def half_size_px(self) -> int:
-        """Half size of the kernel."""
-        return int(self.coefficients.shape[-1] // 2)
-
-    def grid(self) -> tuple[Floats, Floats]:
-        """Places enough to know the field by: (x, y) of a 5 x 5 grid over the image."""
-        t = np.linspace(0, 1, 5)
-        x, y = np.meshgrid(t * (self.shape[1] - 1), t * (self.shape[0] - 1))
-        return x.ravel(), y.ravel()
-
-    def at(self, x: Floats, y: Floats) -> Floats:
-        """Kernels (n, k, k) at places (x, y)."""
-        return np.einsum("nt,tij->nij", polynomial(x, y, self.order, self.shape), self.coefficients)
-
-    def map(self, change, order: int | None = None) -> KernelField:
-        """The field of `change(stamps, x, y)`, a function of stamps (n, k, k) and their places, refitted."""
-        x, y = self.grid()
-        return KernelField.from_samples(x, y, change(self.at(x, y), x, y), self.order if order is None else order, self.shape)
-
-    def transposed(self) -> KernelField:
-        """The field whose convolution is the correlation with this one."""
-        return KernelField(self.coefficients[:, ::-1, ::-1], self.order, self.shape)
-
-    def convolve(self, image: Floats, tile_px: int = 512) -> Floats:
-        """`image` (ny, nx) convolved with the kernel of each place, float32; beyond the border the image counts as zero.
-
-        Exact for a polynomial field: the sum over its terms of (image convolved with the term's kernel) times the monomial. The
-        image is transformed once per tile and the terms share it.
-        """
-        if image.shape != self.shape:
-            raise ValueError(f"image of shape {image.shape}, kernel made for {self.shape}")
-        h, (ny, nx) = self.half_size_px, self.shape
-        side = fft.next_fast_len(min(tile_px, max(ny, nx)) + 2 * h, real=True)
-        step = side - 2 * h
-        transformed = fft.rfft2(self.coefficients.astype(np.float32), s=(side, side))
-        padded = np.pad(np.asarray(image, np.float32), h)
-        out = np.empty((ny, nx), np.float32)
-        u = (2 * np.arange(nx) / nx - 1).astype(np.float32)
-        v = (2 * np.arange(ny) / ny - 1).astype(np.float32)
-        for y0 in range(0, ny, step):
-            for x0 in range(0, nx, step):
-                rows, columns = slice(y0, min(y0 + step, ny)), slice(x0, min(x0 + step, nx))
-                block = fft.rfft2(padded[y0 : y0 + side, x0 : x0 + side], s=(side, side))
-                part = np.zeros((rows.stop - y0, columns.stop - x0), np.float32)
-                for (i, j), kernel in zip(powers(self.order), transformed, strict=True):
-                    piece = fft.irfft2(block * kernel, s=(side, side))[2 * h :, 2 * h :][: part.shape[0], : part.shape[1]]
-                    part += piece * (u[columns] ** i)[None, :] * (v[rows] ** j)[:, None]
-                out[rows, columns] = part
-        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +54,7 @@ class MatchingKernel:
     field: KernelField
     background_terms: Floats
     background_order: int
+    noise_removed: float  # share of the source's noise taken out of the equations
     chi2: float  # median over the stamps used of chi square per pixel
     n_stamps: int
     n_used: int
@@ -309,53 +216,120 @@ def _stamp_equations(
     )
 
 
+@dataclass(frozen=True)
+class _Model:
+    """One choice of spatial order, and the linear map `spread` (n, unknowns, m + 1) from its unknowns to each stamp's bases."""
+
+    order: int
+    noise_removed: float
+    ends: NDArray[np.int_]
+    spread: Floats
+
+    @classmethod
+    def of(cls, order: int, noise_removed: float, n_bases: int, places: tuple[Floats, Floats], shape, config) -> _Model:
+        orders = [min(order, 1)] + [order] * (n_bases - 1) + [config.background_order if order else 0]
+        terms = [polynomial(*places, o, shape) for o in orders]
+        ends = np.cumsum([0] + [t.shape[1] for t in terms])
+        spread = np.zeros((len(places[0]), ends[-1], len(orders)))
+        for i, t in enumerate(terms):
+            spread[:, ends[i] : ends[i + 1], i] = t
+        return cls(order, noise_removed, ends, spread)
+
+    def solve(self, e: _Equations, usable: NDArray[np.bool_], ridge: float) -> Floats:
+        """Unknowns from the stamps `usable`; LinAlgError where too much noise was removed for them to be a minimum."""
+        left = self.spread[usable]
+        normal = np.einsum(
+            "npi,niq->pq", left @ (e.matrix - self.noise_removed * e.noise)[usable], left.transpose(0, 2, 1), optimize=True
+        )
+        scale = 1 / np.sqrt(np.maximum(np.diag(normal), 1e-30))
+        scaled = normal * scale * scale[:, None] + ridge * np.eye(len(normal))
+        factor = linalg.cho_factor(scaled)
+        return scale * linalg.cho_solve(factor, scale * np.einsum("npi,ni->p", left, e.right[usable]))
+
+    def chi2(self, e: _Equations, solution: Floats, *, of_noise: float) -> Floats:
+        """Chi square per pixel of each stamp, less the share `of_noise` of what the source's noise is expected to add."""
+        local = np.einsum("npi,p->ni", self.spread, solution)
+        whole = np.einsum("ni,nij,nj->n", local, e.matrix - of_noise * e.noise, local)
+        return (e.square - 2 * (local * e.right).sum(1) + whole) / np.maximum(e.pixels, 1)
+
+    def clipped(self, e: _Equations, config: KernelConfig) -> tuple[Floats, NDArray[np.bool_], Floats]:
+        """(solution, stamps used, chi square of all stamps): again and again without those that fit badly."""
+        whole = e.pixels > 0.6 * e.pixels.max()
+        usable = whole
+        for _ in range(config.clip_rounds + 1):
+            if usable.sum() < config.min_stamps:
+                raise KernelError(f"{len(whole)} stars were tried and fewer than {config.min_stamps} agree on one kernel")
+            solution = self.solve(e, usable, config.ridge)
+            chi2 = self.chi2(e, solution, of_noise=0.0)
+            middle = np.median(chi2[usable])
+            width = 1.4826 * np.median(np.abs(chi2[usable] - middle))
+            kept = whole & (chi2 < middle + config.clip_sigma * max(width, 0.02 * middle))
+            if (kept == usable).all():
+                break
+            usable = kept
+        return solution, usable, chi2
+
+    def validation(self, e: _Equations, usable: NDArray[np.bool_], ridge: float) -> float:
+        """How well the kernel of one half of the stamps fits the other: chi square without noise, the worst tenth left out;
+        infinite where a half does not determine it."""
+        found = []
+        for half in (0, 1):
+            mine = usable & (np.arange(len(usable)) % 2 == half)
+            other = usable & ~mine
+            try:
+                found.append(self.chi2(e, self.solve(e, mine, ridge), of_noise=1.0)[other])
+            except linalg.LinAlgError:
+                return np.inf
+        values = np.sort(np.concatenate(found))
+        return float(values[: max(1, int(0.9 * len(values)))].mean())
+
+
+def _best(models: list[_Model], e: _Equations, config: KernelConfig) -> tuple[_Model, Floats, NDArray[np.bool_], Floats]:
+    """(model, solution, stamps used, chi squares): the model that cross-validates best.
+
+    Few or noisy stars get a stiffer kernel that way. A model that fits its own stamps worse than the stiffest does has run away
+    in clipping and is passed over.
+    """
+    stiffest, *others = models
+    safe = stiffest.clipped(e, config)
+    solution, usable, _ = safe
+    limit = 1.05 * np.median(stiffest.chi2(e, solution, of_noise=1.0)[usable])
+    scores = {id(model): model.validation(e, usable, config.ridge) for model in models}
+    for model in sorted(others, key=lambda m: scores[id(m)]):
+        if scores[id(model)] >= scores[id(stiffest)]:
+            break
+        try:
+            found = model.clipped(e, config)
+        except linalg.LinAlgError:
+            continue
+        mismatch = np.median(model.chi2(e, found[0], of_noise=1.0)[found[1]])
+        if mismatch <= limit and found[1].sum() >= 0.8 * usable.sum():
+            return model, *found
+    return stiffest, *safe
+
+
 def _clipped_solution(
     equations: _Equations,
     cx: NDArray[np.int_],
     cy: NDArray[np.int_],
-    order: int,
+    highest: int,
     functions: Floats,
     shape: tuple[int, int],
     config: KernelConfig,
 ) -> MatchingKernel:
-    """Solve for all stamps together, again and again without those that fit badly (variables, blends, moved stars)."""
-    e = equations
-    whole = e.pixels > 0.6 * e.pixels.max()
-    usable = whole
-    orders = [min(order, 1)] + [order] * (len(functions) - 1) + [config.background_order if order else 0]
-    terms = [polynomial(cx, cy, o, shape) for o in orders]
-    ends = np.cumsum([0] + [t.shape[1] for t in terms])
-    spread = np.zeros((len(cx), ends[-1], len(orders)))
-    for i, t in enumerate(terms):
-        spread[:, ends[i] : ends[i + 1], i] = t
-    solution, chi2 = np.zeros(ends[-1]), np.zeros(len(cx))
-    for _ in range(config.clip_rounds + 1):
-        if usable.sum() < config.min_stamps:
-            raise KernelError(f"{len(cx)} stars were tried and fewer than {config.min_stamps} agree on one kernel")
-        left = spread[usable]
-        normal = np.einsum(
-            "npi,niq->pq", left @ (e.matrix - config.noise_removed * e.noise)[usable], left.transpose(0, 2, 1), optimize=True
-        )
-        scale = 1 / np.sqrt(np.maximum(np.diag(normal), 1e-30))
-        scaled = normal * scale * scale[:, None] + config.ridge * np.eye(len(normal))
-        solution = scale * np.linalg.solve(scaled, scale * np.einsum("npi,ni->p", left, e.right[usable]))
-        local = np.einsum("npi,p->ni", spread, solution)
-        chi2 = e.square - 2 * (local * e.right).sum(1) + np.einsum("ni,nij,nj->n", local, e.matrix, local)
-        chi2 = chi2 / np.maximum(e.pixels, 1)
-        middle = np.median(chi2[usable])
-        width = 1.4826 * np.median(np.abs(chi2[usable] - middle))
-        kept = whole & (chi2 < middle + config.clip_sigma * max(width, 0.02 * middle))
-        if (kept == usable).all():
-            break
-        usable = kept
-    coefficients = np.zeros((n_terms(order), *functions.shape[1:]))
+    """The best model up to spatial order `highest`, solved without the stamps that do not fit it."""
+    choices = [(o, share) for o in range(highest + 1) for share in config.noise_removed]
+    models = [_Model.of(o, share, len(functions), (cx, cy), shape, config) for o, share in choices]
+    model, solution, usable, chi2 = _best(models, equations, config)
+    coefficients = np.zeros((n_terms(model.order), *functions.shape[1:]))
     for i, function in enumerate(functions):
-        own = solution[ends[i] : ends[i + 1]]
+        own = solution[model.ends[i] : model.ends[i + 1]]
         coefficients[: len(own)] += own[:, None, None] * function
     return MatchingKernel(
-        field=KernelField(coefficients, order, shape),
-        background_terms=solution[ends[-2] :],
-        background_order=orders[-1],
+        field=KernelField(coefficients, model.order, shape),
+        background_terms=solution[model.ends[-2] :],
+        background_order=config.background_order if model.order else 0,
+        noise_removed=model.noise_removed,
         chi2=float(np.median(chi2[usable])),
         n_stamps=len(cx),
         n_used=int(usable.sum()),

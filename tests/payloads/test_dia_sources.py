@@ -11,7 +11,8 @@ from payloads.dia_catalog import dia_source_table, njy_per_electron
 from payloads.dia_sources import DiaSourceConfig, SourceFlag, detect, psf_field, shift
 from payloads.difference import Difference
 from payloads.ids import split_source_id
-from payloads.kernel import KernelField, MatchingKernel
+from payloads.kernel import MatchingKernel
+from payloads.kernel_field import KernelField
 from payloads.mask import Mask
 from payloads.psf import PsfModel
 from payloads.reliability import reliability, reliability_factors
@@ -44,6 +45,7 @@ def make(paint=None, seed=1, template=None, mask=None, noise=NOISE):
         field=KernelField.constant(np.ones((1, 1)), SHAPE),
         background_terms=np.zeros(1),
         background_order=0,
+        noise_removed=0.0,
         chi2=1.0,
         n_stamps=9,
         n_used=9,

@@ -17,7 +17,7 @@ from payloads.difference import (
     subtract,
     wings,
 )
-from payloads.kernel import KernelField
+from payloads.kernel_field import KernelField
 from payloads.mask import Mask, any_set
 
 SHAPE = (320, 320)

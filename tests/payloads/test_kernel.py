@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from payloads.kernel import (
-    KernelConfig,
-    KernelError,
-    KernelField,
-    basis,
-    choose_stamps,
-    n_terms,
-    polynomial,
-    powers,
-    solve_kernel,
-)
+from payloads.kernel import KernelConfig, KernelError, basis, choose_stamps, solve_kernel
+from payloads.kernel_field import KernelField, n_terms, polynomial, powers
 from payloads.mask import Mask
 
 SHAPE = (300, 320)
@@ -130,7 +121,7 @@ def test_noise_of_the_source_does_not_make_the_kernel_smooth(field):
             x,
             y,
             3.8,
-            KernelConfig(order=0, noise_removed=removed),
+            KernelConfig(order=0, noise_removed=(removed,)),
         )
         loss[removed] = 1 - (kernel.field.convolve(scene)[bright] / scene[bright]).mean()
     assert loss[0.8] < 0.5 * loss[0.0]
