@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.time import Time, TimeDelta
 from click.testing import CliRunner
 from lsst.daf.butler import Timespan
@@ -19,12 +20,23 @@ BIAS = "resource://payloads/pipelines/calibration.yaml#bias"
 WHERE = "instrument='Testcam' AND exposure.observation_type='bias'"
 
 
-@pytest.fixture
-def biases(home: Path, camera: Camera, write_frame: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def _biases(_empty_home: Path, camera: Camera, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = Path(shutil.copytree(_empty_home, tmp_path_factory.mktemp("biases") / "home"))
+    raw = home / "raw"
+    raw.mkdir()
     for number in range(1, 6):
-        write_frame(f"{number}.fits", SEQNUM=number, IMAGETYP="BIAS", EXPTIME=0.0)
-    ingest(home, camera, [write_frame("1.fits", SEQNUM=1, IMAGETYP="BIAS", EXPTIME=0.0).parent])
+        cards = {"INSTRUME": "Testcam", "IMAGETYP": "BIAS", "DATE-OBS": "2026-03-02T03:00:00", "SEQNUM": number, "DETECTOR": 0}
+        pixels = np.random.default_rng(number).integers(990, 1010, (60, 88)).astype(np.uint16)
+        fits.PrimaryHDU(pixels, header=fits.Header(cards)).writeto(raw / f"{number}.fits")
+    assert ingest(home, camera, [raw]).ingested == 5
     return home
+
+
+@pytest.fixture
+def biases(_biases: Path, tmp_path: Path) -> Path:
+    """A home with five bias frames (no file names an absolute path, so a copy will do)."""
+    return Path(shutil.copytree(_biases, tmp_path / "home"))
 
 
 def test_pipeline_runs_and_what_it_made_is_there_with_sha256(biases: Path) -> None:
