@@ -33,6 +33,7 @@ class FrameFacts:
     name: str
     level: float
     noise: float
+    roughness: float
     finite: float
     thumbnail: NDArray[np.float32]
 
@@ -66,11 +67,12 @@ class FrameStack:
         image = np.ascontiguousarray(frame, dtype=np.float32)
         level, _ = clipped_moments(image[region] if region else image)
         # Neighbours differ by noise alone: structure, being smooth, drops out; that of rows or columns along one of the axes.
-        noise = min(clipped_moments(np.diff(image, axis=axis))[1] for axis in (0, 1))
+        along = [clipped_moments(np.diff(image, axis=axis))[1] / np.sqrt(2.0) for axis in (0, 1)]
         facts = FrameFacts(
             name=name,
             level=level,
-            noise=noise / np.sqrt(2.0),
+            noise=float(min(along)),
+            roughness=float(max(along)),
             finite=float(np.isfinite(image).mean()),
             thumbnail=thumbnail(image),
         )
@@ -124,7 +126,7 @@ def find_outliers(facts: list[FrameFacts], rules: OutlierRules) -> dict[str, str
     sound = [f for f in facts if f.name not in reasons]
     if len(sound) < 3:
         return reasons
-    noise = float(np.median([f.noise for f in sound]))
+    noise, roughness = (float(np.median([getattr(f, name) for f in sound])) for name in ("noise", "roughness"))
     levels = np.array([f.level for f in sound])
     least = max(rules.tolerance_noise * noise, rules.tolerance)
     width = max(rules.sigma * 1.4826 * float(np.median(np.abs(levels - np.median(levels)))), least)
@@ -133,8 +135,8 @@ def find_outliers(facts: list[FrameFacts], rules: OutlierRules) -> dict[str, str
     distance = np.sqrt(np.nanmean((shapes - np.nanmedian(shapes, axis=0)) ** 2, axis=(1, 2)))
     limit = max(rules.sigma * float(np.median(distance)), least)
     for f, apart in zip(sound, distance, strict=True):
-        if f.noise > rules.noise_ratio * noise:
-            reasons[f.name] = f"pixel noise {f.noise:.4g} is {f.noise / noise:.2f} times the median of all"
+        if f.roughness > rules.noise_ratio * roughness:
+            reasons[f.name] = f"pixel noise {f.roughness:.4g} is {f.roughness / roughness:.2f} times the median of all"
         elif rules.level_matters and abs(f.level - np.median(levels)) > width:
             reasons[f.name] = f"level {f.level:.4g} is {f.level - np.median(levels):+.4g} from the median of all"
         elif apart > limit:

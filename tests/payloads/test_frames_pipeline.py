@@ -28,7 +28,8 @@ from payloads.repository import init_repository, open_repository
 from payloads.simulator.config import SurveyConfig
 from payloads.simulator.survey import simulate_survey
 
-COLUMNS = [
+COLUMNS = ["id", "x", "y", "xErr", "yErr", "psfFlux", "psfFluxErr", "apFlux", "apFluxErr", "snr", "fwhm", "flags", "isStar"]
+COLUMNS += ["ra", "dec"]
     "id",
     "x",
     "y",

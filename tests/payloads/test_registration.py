@@ -92,8 +92,8 @@ ASTEROID = {
 
 @pytest.fixture(scope="module")
 def lowell() -> dict[str, StarList]:
-    """Star lists of two real frames, the first and the last of the night's,, reduced with masters of the night's own bias and
-    twilight frames.""" folder = SHARED / "raw_lowell42"
+    """Star lists of two real frames, the first and the last, reduced with masters of the night's own frames."""
+    folder = SHARED / "raw_lowell42"
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set PACHON_SHARED to run this")
     detector = Camera.load("lowell42").detectors[0]
