@@ -39,7 +39,9 @@ class CoaddSettings:
     statistic: Literal["clipped", "mean", "median"] = "clipped"
     clip_sigma: float = 5.0  # a pixel this far from the median, in its noise, starts a clipped area
     grow_sigma: float = 2.5  # which extends to neighbours this far off
-    peak_fraction: float = 1.0  # of the local peak that seeing may explain: stars differ from input to input
+    position_px: float = 0.15  # by which an input's sources may be displaced
+    shape_variation: float = 0.2  # by which the square of a PSF's width may differ from its frame's
+    scale_variation: float = 0.05  # by which fluxes may differ
     bit_fraction: float = 0.4  # SAT, SUSPECT and INTERP are kept where this share of the weight has them
 
 
@@ -62,6 +64,7 @@ class Stack:
 
     shape: tuple[int, int]
     weights: list[float] = field(default_factory=list)
+    fwhm_px: list[float] = field(default_factory=list)
 
     def __enter__(self) -> Stack:
         self._file = tempfile.TemporaryFile(prefix="coadd-")
@@ -73,8 +76,11 @@ class Stack:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def add(self, warped: Warped) -> float:
-        """Spool one input; returns its weight, the inverse of its median variance (0, and left out, without usable pixels)."""
+    def add(self, warped: Warped, fwhm_px: float) -> float:
+        """Spool one input, of seeing `fwhm_px` in pixels of the patch.
+
+        Returns its weight, the inverse of its median variance: 0, and the input is left out, if it has no usable pixel.
+        """
         if warped.variance is None:
             raise ValueError("an input without variance cannot be weighted")
         usable = ~any_set(warped.mask, UNUSABLE, self.shape) & (warped.variance > 0)
@@ -84,6 +90,7 @@ class Stack:
         for plane, dtype in ((warped.data, "<f4"), (warped.variance, "<f4"), (warped.mask, "<u4")):
             self._file.write(np.ascontiguousarray(plane, dtype=dtype).tobytes())
         self.weights.append(weight)
+        self.fwhm_px.append(fwhm_px)
         return weight
 
     def __iter__(self) -> Iterator[Warped]:
@@ -107,8 +114,8 @@ class Stack:
         return planes[0], planes[1], planes[2]
 
 
-def combine(stack: Stack, settings: CoaddSettings, *, fwhm_px: float) -> Coadd:
-    """Combine a stack; `fwhm_px` of its broadest input sets how far a star's change of shape reaches.
+def combine(stack: Stack, settings: CoaddSettings) -> Coadd:
+    """Combine a stack.
 
     With fewer than three inputs nothing can be told apart and the statistic is the mean. Pixels that only saturated inputs see
     get those values (and SAT, by the share of weight); pixels that nobody sees get 0, variance inf and NO_DATA. ValueError for an
@@ -117,9 +124,9 @@ def combine(stack: Stack, settings: CoaddSettings, *, fwhm_px: float) -> Coadd:
     if not len(stack):
         raise ValueError("nothing to combine")
     if settings.statistic == "mean" or len(stack) < 3:
-        return _mean(stack, settings, None, fwhm_px)
+        return _mean(stack, settings, None)
     centre = _median(stack)
-    result = _mean(stack, settings, centre, fwhm_px)
+    result = _mean(stack, settings, centre)
     if settings.statistic == "clipped":
         return result
     seen = np.isfinite(centre[0])
@@ -179,21 +186,21 @@ class _Sums:
         return data, variance
 
 
-def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None, fwhm_px: float) -> Coadd:
+def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None) -> Coadd:
     shape = stack.shape
     good_sum, saturated_sum = _Sums.zeros(shape), _Sums.zeros(shape)
     n_inputs, clipped = np.zeros(shape, np.uint16), np.zeros(shape, bool)
     bit_weight = {bit: np.zeros(shape, np.float32) for bit in _KEPT_BITS}
     seen_weight = np.zeros(shape, np.float32)
-    allowed = None if centre is None else _allowance(centre, settings, fwhm_px)
+    expectation = None if centre is None else _Expectation.of(centre, float(np.median(stack.fwhm_px)), settings)
     # Relative weights: absolute ones, squared, could leave the range of float32.
     scale = max(stack.weights)
-    for weight, warped in zip((w / scale for w in stack.weights), stack, strict=True):
+    for weight, fwhm_px, warped in zip((w / scale for w in stack.weights), stack.fwhm_px, stack, strict=True):
         assert warped.variance is not None  # noqa: S101 - Stack.add saw to it
         seen = ~any_set(warped.mask, _HARMFUL, shape) & (warped.variance > 0) & np.isfinite(warped.variance)
         good = seen & ~any_set(warped.mask, Mask.SAT, shape)
-        if centre is not None and allowed is not None:
-            odd = _clip(warped, good, centre, allowed, settings)
+        if expectation is not None:
+            odd = expectation.clip(warped, good, fwhm_px)
             clipped |= odd
             good &= ~odd
         good_sum.add(good, weight, warped)
@@ -220,25 +227,57 @@ def _fall_back(data: F4, variance: F4, mask: NDArray[np.uint32], n_inputs: NDArr
     mask[empty & ~second] |= np.uint32(Mask.NO_DATA)
 
 
-def _allowance(centre: tuple[F4, F4], settings: CoaddSettings, fwhm_px: float) -> F4:
-    """How much seeing alone may change a pixel: part of the peak of what is near it, where anything is."""
-    median = np.nan_to_num(centre[0], nan=0.0)
-    reach = 2 * int(np.ceil(fwhm_px)) + 1
-    peak = ndimage.maximum_filter(np.where(median > 5 * np.sqrt(centre[1]), median, 0), size=reach)
-    return np.asarray(settings.peak_fraction * peak, np.float32)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Expectation:
+    """What each input should look like, from the median of all: as sharp as its own seeing makes it."""
 
+    median: F4
+    variance: F4
+    known: NDArray[np.bool_]
+    fwhm_px: float
+    tolerance: F4
+    settings: CoaddSettings
 
-def _clip(
-    warped: Warped, good: NDArray[np.bool_], centre: tuple[F4, F4], allowed: F4, settings: CoaddSettings
-) -> NDArray[np.bool_]:
-    """Which good pixels of one input do not belong: far from the median, or less far and attached to such."""
-    good = good & np.isfinite(centre[0])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        excess = (np.abs(warped.data - centre[0]) - allowed) / np.sqrt(warped.variance + centre[1])
-    seeds = good & (excess > settings.clip_sigma)
-    if not seeds.any():
-        return seeds
-    return np.asarray(ndimage.binary_propagation(seeds, structure=np.ones((3, 3)), mask=good & (excess > settings.grow_sigma)))
+    @classmethod
+    def of(cls, centre: tuple[F4, F4], fwhm_px: float, settings: CoaddSettings) -> _Expectation:
+        """`centre`: median and its variance; `fwhm_px`: of the median."""
+        known = np.isfinite(centre[0])
+        median = np.where(known, centre[0], 0).astype(np.float32)
+        gradient = ndimage.gaussian_gradient_magnitude(median, 0.7)
+        curvature = np.abs(ndimage.gaussian_laplace(median, 0.7))
+        sigma = fwhm_px / 2.3548
+        tolerance = settings.position_px * gradient + settings.shape_variation * sigma**2 / 2 * curvature
+        tolerance = ndimage.maximum_filter(tolerance, 3) + settings.scale_variation * np.abs(median)
+        return cls(
+            median=median,
+            variance=centre[1],
+            known=known,
+            fwhm_px=fwhm_px,
+            tolerance=tolerance.astype(np.float32),
+            settings=settings,
+        )
+
+    def clip(self, warped: Warped, good: NDArray[np.bool_], fwhm_px: float) -> NDArray[np.bool_]:
+        """Which good pixels of one input do not belong: far from what is expected, or less far and attached to such."""
+        expected = self._seen_with(fwhm_px)
+        allowed = self.tolerance + 0.5 * np.abs(expected - self.median)
+        good = good & self.known
+        with np.errstate(invalid="ignore", divide="ignore"):
+            excess = (np.abs(warped.data - expected) - allowed) / np.sqrt(warped.variance + self.variance)
+        seeds = good & (excess > self.settings.clip_sigma)
+        if not seeds.any():
+            return seeds
+        fringe = good & (excess > self.settings.grow_sigma)
+        return np.asarray(ndimage.binary_propagation(seeds, structure=np.ones((3, 3)), mask=fringe))
+
+    def _seen_with(self, fwhm_px: float) -> F4:
+        """The median smoothed to a broader seeing; for a sharper one, what smoothing would take away is added instead."""
+        change = (fwhm_px**2 - self.fwhm_px**2) / 2.3548**2
+        width = float(np.sqrt(abs(change)))
+        if width < 0.2:
+            return self.median
+        smooth = ndimage.gaussian_filter(self.median, width)
+        return smooth if change > 0 else 2 * self.median - smooth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -144,9 +144,7 @@ class CoaddTask(pipe_base.PipelineTask):
             if not used:
                 raise pipe_base.NoWorkFound(f"none of {len(chosen)} frames reaches the patch")
             settings = CoaddSettings(statistic=self.config.statistic, clip_sigma=self.config.clip_sigma)
-            # In pixels of the patch: frames may have others.
-            fwhm_px = max(i.fwhm_px / np.sqrt(np.nanmedian(p.pixel_map.area)) for i, p in zip(used, psf_inputs, strict=True))
-            coadd = combine(stack, settings, fwhm_px=float(fwhm_px))
+            coadd = combine(stack, settings)
         psf = coadd_psf(psf_inputs, patch_shape, order=self.config.psf_order)
         meta = self._meta(coadd, psf, used, psf_inputs, band)
         image = image_of(Plane(data=coadd.data, mask=coadd.mask, variance=coadd.variance), u.dimensionless_unscaled, meta)
@@ -186,7 +184,8 @@ class CoaddTask(pipe_base.PipelineTask):
             plane = plane_of(entry.calexp.get())
             pixel_map = PixelMap.between(wcs_of(entry.solution["wcs"]), patch_wcs, stack.shape)
             warped = warp_to_patch(plane.data, plane.variance, plane.mask, pixel_map, float(entry.solution["zeropoint_mag"]))
-            if weight := stack.add(warped):
+            fwhm_px = entry.fwhm_px / float(np.sqrt(np.nanmedian(pixel_map.area)))  # in pixels of the patch
+            if weight := stack.add(warped, fwhm_px):
                 used.append(entry)
                 psf = PsfModel.from_ccddata(entry.psf.get())
                 psf_inputs.append(InputPsf(psf=psf, pixel_map=pixel_map, shape=plane.data.shape, weight=weight))

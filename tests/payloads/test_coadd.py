@@ -40,11 +40,11 @@ def warped(fwhm_px: float, seed: int, *, zeropoint_mag: float = 27.0, offset: fl
     return warp_to_patch(image, variance, mask, PixelMap.of_offset(-offset, 0.0, (SIDE, SIDE)), zeropoint_mag)
 
 
-def coadd_of(inputs, fwhm_px: float = 4.0, **settings):
+def coadd_of(inputs, **settings):
     with Stack((SIDE, SIDE)) as stack:
-        for one in inputs:
-            stack.add(one)
-        return combine(stack, CoaddSettings(**settings), fwhm_px=fwhm_px)
+        for k, one in enumerate(inputs):
+            stack.add(one, SEEING[k])
+        return combine(stack, CoaddSettings(**settings))
 
 
 def fluxes(data: np.ndarray, radius_px: float = 8.0) -> np.ndarray:
@@ -90,6 +90,19 @@ def test_a_moving_source_disappears_and_is_said_to_be_clipped():
     assert np.all(there > 400)
     assert np.all(np.abs(left) < 5 * np.sqrt(5.0 * np.pi * 25))
     assert np.all(clipped.mask[62, [int(x) for x in places[0]]] & np.uint32(Mask.CLIPPED))
+
+
+def test_what_moves_past_a_bright_star_disappears_too():
+    # Eight pixels, two to three FWHM, from a star ten times as bright: its wings must not hide it.
+    x, y, _ = STARS[0]
+    movers = [(x + 8 * np.cos(a), y + 8 * np.sin(a), 4_000.0) for a in np.linspace(0, 5, 5)]
+    result = coadd_of([warped(f, k, mover=m) for k, (f, m) in enumerate(zip(SEEING, movers, strict=True))])
+    for mx, my, _ in movers:
+        assert result.mask[round(my), round(mx)] & np.uint32(Mask.CLIPPED)
+    still = coadd_of([warped(f, k) for k, f in enumerate(SEEING)])
+    places = [m[0] for m in movers], [m[1] for m in movers]
+    left = sep.sum_circle((result.data - still.data).astype(float), *places, 3.0)[0]
+    assert np.abs(left).max() < 0.05 * 4_000
 
 
 def test_an_unflagged_cosmic_ray_disappears():
@@ -146,17 +159,17 @@ def test_where_nobody_looks_there_is_no_data():
 def test_an_input_that_misses_the_patch_has_no_weight_and_is_not_counted():
     image, variance, mask = frame(3.0, 1)
     with Stack((SIDE, SIDE)) as stack:
-        assert stack.add(warp_to_patch(image, variance, mask, PixelMap.of_offset(500, 0, (SIDE, SIDE)), 27.0)) == 0
+        assert stack.add(warp_to_patch(image, variance, mask, PixelMap.of_offset(500, 0, (SIDE, SIDE)), 27.0), 3.0) == 0
         assert len(stack) == 0
         with pytest.raises(ValueError, match="nothing to combine"):
-            combine(stack, CoaddSettings(), fwhm_px=3.0)
+            combine(stack, CoaddSettings())
 
 
 def test_rows_read_back_are_those_that_went_in():
     one, two = warped(3.0, 1), warped(3.0, 2)
     with Stack((SIDE, SIDE)) as stack:
-        stack.add(one)
-        stack.add(two)
+        stack.add(one, 3.0)
+        stack.add(two, 3.0)
         data, variance, mask = stack.rows(40, 45)
         np.testing.assert_array_equal(data, [one.data[40:45], two.data[40:45]])
         np.testing.assert_array_equal(variance[1], two.variance[40:45])
@@ -167,8 +180,8 @@ def test_rows_read_back_are_those_that_went_in():
 def test_the_psf_of_the_coadd_is_that_of_its_stars():
     weights, inputs, planes = [], [], [warped(f, k, sigma=0.5) for k, f in enumerate(SEEING)]
     with Stack((SIDE, SIDE)) as stack:
-        weights = [stack.add(one) for one in planes]
-        result = combine(stack, CoaddSettings(), fwhm_px=max(SEEING))
+        weights = [stack.add(one, fwhm) for one, fwhm in zip(planes, SEEING, strict=True)]
+        result = combine(stack, CoaddSettings())
     for fwhm, weight in zip(SEEING, weights, strict=True):
         pixel_map = PixelMap.of_offset(-0.3, 0.0, (SIDE, SIDE))
         inputs.append(InputPsf(psf=stamp(fwhm), pixel_map=pixel_map, shape=(SIDE, SIDE), weight=weight))
