@@ -30,22 +30,6 @@ from payloads.simulator.survey import simulate_survey
 
 COLUMNS = ["id", "x", "y", "xErr", "yErr", "psfFlux", "psfFluxErr", "apFlux", "apFluxErr", "snr", "fwhm", "flags", "isStar"]
 COLUMNS += ["ra", "dec"]
-    "id",
-    "x",
-    "y",
-    "xErr",
-    "yErr",
-    "psfFlux",
-    "psfFluxErr",
-    "apFlux",
-    "apFluxErr",
-    "snr",
-    "fwhm",
-    "flags",
-    "isStar",
-    "ra",
-    "dec",
-]
 META = ("PSFFWHM", "SKYLEVEL", "SKYSIGMA", "EXPTIME", "MJD-MID", "BAND")
 
 
