@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection
 
 from workflow.job import Outcome
 from workflow.ledger import Ledger
-from workflow.ledger.tables import accepted, outbox, quantum
-from workflow.states import QUANTUM_TABLE, sources
+from workflow.ledger.tables import accepted, edge, outbox, quantum
+from workflow.states import QUANTUM_TABLE, QuantumState, sources
 
 
 def accept(ledger: Ledger, connection: Connection, *, campaign: str, job: str, outcomes: Sequence[Outcome]) -> list[str]:
@@ -44,4 +44,21 @@ def accept(ledger: Ledger, connection: Connection, *, campaign: str, job: str, o
         ledger.insert_many(connection, accepted, [{"quantum": q, "job": job} for q in new])
         ledger.insert_many(connection, outbox, [{"campaign": campaign, "quantum": q, "job": job} for q in new])
         connection.execute(quantum.update().where(ledger.among(quantum.c.id, new)).values(state=after, job=None))
+        _ready(ledger, connection, new)
     return new
+
+
+def _ready(ledger: Ledger, connection: Connection, new: Sequence[str]) -> None:
+    """Children of newly accepted quanta wait no more, where they waited for nothing else."""
+    before, after = sources(QUANTUM_TABLE, "ready")
+    parent = quantum.alias("parent")
+    children = sa.select(edge.c.child).where(ledger.among(edge.c.parent, new))
+    open_parent = (
+        sa.select(edge.c.parent)
+        .join(parent, parent.c.id == edge.c.parent)
+        .where(edge.c.child == quantum.c.id, parent.c.state != QuantumState.SUCCEEDED)
+        .correlate(quantum)
+    )
+    connection.execute(
+        quantum.update().where(quantum.c.id.in_(children), quantum.c.state.in_(before), ~open_parent.exists()).values(state=after)
+    )

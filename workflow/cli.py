@@ -44,6 +44,8 @@ def _actor(function: F) -> F:
 @click.group()
 def campaign() -> None:
     """Start campaigns, watch them, act on them."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("lsst").setLevel(logging.ERROR)  # what a plan complains of is in its step's reason
 
 
 def _show(status: CampaignStatus, as_json: bool) -> None:

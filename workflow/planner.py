@@ -245,6 +245,7 @@ def _init_records(client: Any, graph: Any) -> dict[str, Any]:
 
 def _rows(client: Any, graph: Any, plan: StepPlan, group: Group) -> dict[str, list[dict[str, Any]]]:
     nodes = graph.quantum_only_xgraph
+    waits, ready = QuantumState.UNREADY.value, QuantumState.READY.value
     quanta = [
         {
             "id": str(quantum),
@@ -256,7 +257,7 @@ def _rows(client: Any, graph: Any, plan: StepPlan, group: Group) -> dict[str, li
             "current": True,
             "group_": group.name,
             "ordinal": ordinal,
-            "state": QuantumState.UNREADY.value,
+            "state": waits if nodes.in_degree(quantum) else ready,
         }
         for ordinal, quantum in enumerate(nx.topological_sort(nodes))
     ]

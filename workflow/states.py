@@ -114,7 +114,8 @@ STEP_TABLE: tuple[tuple[StepState, str, StepState], ...] = (
 )
 
 QUANTUM_TABLE: tuple[tuple[QuantumState, str, QuantumState], ...] = (
-    (_Q.UNREADY, "dispatch", _Q.PENDING),
+    (_Q.UNREADY, "ready", _Q.READY),
+    (_Q.UNREADY, "dispatch", _Q.PENDING),  # together with its parents
     (_Q.READY, "dispatch", _Q.PENDING),
     (_Q.PENDING, "start", _Q.RUNNING),
     (_Q.PENDING, "accept", _Q.SUCCEEDED),

@@ -117,6 +117,8 @@ def test_interleaved_attempts_are_not_woven_together(held, monkeypatch):
     held.pool.end(zombie.attempt, 0)
     held.pool.end(heir.attempt, 0)
     held.campaigns.advance("c1")
+    ready = {r.id: r.state for r in held.rows(sa.select(t.quantum)) if r.id not in firsts}
+    assert set(ready.values()) == {"PENDING"}
     third = held.pool.messages[2]
     assert not set(third.quanta) & firsts
     assert run(held, third, monkeypatch) == 0

@@ -154,7 +154,7 @@ def test_pause_resume_and_cancel_do_what_they_say_and_are_in_the_audit(world):
     for _ in range(3):
         status = world.campaigns.advance("c1")
     assert len(world.pool.killed) == len(messages)
-    assert set(states(world, "first").values()) <= {QuantumState.HELD, QuantumState.UNREADY}
+    assert set(states(world, "first").values()) <= {QuantumState.HELD, QuantumState.READY}
     assert (status.step("pair").state, status.step("pair").running) == (StepState.PAUSED, 0)
     assert world.campaigns.resume("c1", "op").state is CampaignState.RUNNING
     before = len(messages)

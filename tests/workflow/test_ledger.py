@@ -196,3 +196,19 @@ def test_a_row_whose_key_is_there_is_left_alone(ledger):
         assert ledger.insert_first(c, t.campaign, {**campaign("new"), "state": "FAILED"}) is False
         ledger.insert_new(c, t.campaign, [{**campaign("new"), "state": "FAILED"}, campaign("newer")])
     assert {(r.name, r.state) for r in ledger.all(sa.select(t.campaign))} == {(n, "RUNNING") for n in ("c", "new", "newer")}
+
+
+def test_a_child_is_ready_once_its_last_parent_is_accepted(ledger):
+    a, b, child, other = (quantum(n, state=s) for n, s in zip("abcd", ("RUNNING", "RUNNING", "UNREADY", "UNREADY"), strict=True))
+    with ledger.begin() as c:
+        ledger.insert_many(c, t.quantum, [a, b, child, other])
+        ledger.insert_many(c, t.edge, [{"child": child["id"], "parent": p["id"]} for p in (a, b)])
+
+    def state_after(parent):
+        with ledger.begin() as c:
+            accept(ledger, c, campaign="c", job=str(uuid.uuid4()), outcomes=[Outcome(quantum=parent["id"], state="succeeded")])
+        rows = {r.id: r.state for r in ledger.all(sa.select(t.quantum))}
+        assert rows[other["id"]] == "UNREADY"
+        return rows[child["id"]]
+
+    assert [state_after(a), state_after(b)] == ["UNREADY", "READY"]
