@@ -169,7 +169,7 @@ class AirflowClient:
         """A task's log, a line an event."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{try_number}"
         content = self._get(path, params={"full_content": True})["content"]
-        return "\n".join(line if isinstance(line, str) else str(line.get("event", line)) for line in content)
+        return "\n".join(_log_line(entry) for entry in content)
 
     def approvals(self, dag: str = "~", run: str = "~") -> list[dict[str, Any]]:
         """Requests to a person that nobody has answered yet: `dag run task subject body options`."""
@@ -236,6 +236,14 @@ def _checked(answer: httpx.Response) -> dict[str, Any]:
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
         raise AirflowUnavailable(what)
     raise RequestRefused(what)
+
+
+def _log_line(entry: str | Mapping[str, Any]) -> str:
+    """An event's text, and the message of its exception, which Airflow keeps apart."""
+    if isinstance(entry, str):
+        return entry
+    errors = [f"{e.get('exc_type')}: {e.get('exc_value')}" for e in entry.get("error_detail") or []]
+    return "\n".join([str(entry.get("event", entry)), *errors])
 
 
 def _run(document: Mapping[str, Any]) -> Run:
