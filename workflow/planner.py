@@ -162,8 +162,9 @@ class Complaints(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line."""
-        self.lines.append(record.getMessage())
+        """Keep what it says; the recipe for debugging that may follow is for programmers."""
+        said = record.getMessage().partition("To reproduce this query")[0]
+        self.lines.append(" ".join(said.split()).rstrip("."))
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -105,6 +105,8 @@ def test_a_step_without_quanta_fails_with_the_reason_unless_that_is_allowed(worl
     assert status.state is CampaignState.FAILED
     assert "plans no quantum" in status.step("pair").reason
     assert "detector=99" in status.step("pair").reason
+    assert "query returned no rows" in status.step("pair").reason
+    assert "print(" not in status.step("pair").reason
     world.start({**nowhere, "allow_empty": True}, name="c2")
     status = world.finish("c2")
     assert (status.state, status.step("pair").expected) == (CampaignState.SUCCEEDED, 0)
