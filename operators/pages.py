@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from airflow.plugins_manager import AirflowPlugin
 from fastapi import Depends, FastAPI, HTTPException, Path
 from fastapi.responses import HTMLResponse
 
 from operators import engine
-from operators.links import PREFIX
 from operators.text import report_text
 from workflow.campaigns import CampaignReport
 from workflow.errors import UnknownCampaign
@@ -51,10 +49,3 @@ def page(name: _Name) -> str:
 def document(name: _Name) -> dict[str, Any]:
     """The report as a program reads it."""
     return _report(name).as_json()
-
-
-class PachonPlugin(AirflowPlugin):  # type: ignore[misc]
-    """Mounts the pages below the API server's address."""
-
-    name = "pachon"
-    fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "Pachón"}]  # noqa: RUF012 - Airflow reads a class attribute

@@ -14,5 +14,4 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Productions of a sky survey: campaigns, steps, gates",
         "versions": [version("pachon")],
         "extra-links": ["operators.links.CampaignLink"],
-        "plugins": [{"name": "pachon", "plugin-class": "operators.pages.PachonPlugin"}],
     }
