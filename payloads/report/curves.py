@@ -10,7 +10,7 @@ import pandas as pd
 from payloads.report.field import cut
 from payloads.report.products import Products
 from payloads.report.story import Story, frame
-from payloads.report.style import BANDS, GREY, INK, MOVING, axes, bare, figure, save, symmetric_limit
+from payloads.report.style import BANDS, GREY, INK, MOVING, bare, figure, save, styled, symmetric_limit
 from payloads.report.truth import Truth
 
 
@@ -19,6 +19,7 @@ def band_color(band: str) -> str:
     return BANDS.get(band, INK)
 
 
+@styled
 def draw_light_curves(story: Story, out: Path, truth: Truth | None = None, count: int = 4) -> str | None:
     """Difference fluxes of the objects seen most often, with the truth where there is one."""
     names = story.objects().index.tolist()[:count]
@@ -29,7 +30,7 @@ def draw_light_curves(story: Story, out: Path, truth: Truth | None = None, count
     for k, name in enumerate(names):
         mine = story.sources[story.sources["diaObjectId"] == name].sort_values("midpointMjdTai")
         begin = mine["midpointMjdTai"].min()
-        ax = axes(fig, lines, min(2, len(names)), k + 1)
+        ax = fig.add_subplot(lines, min(2, len(names)), k + 1)
         for band, points in mine.groupby("band"):
             hours = 24 * (points["midpointMjdTai"] - begin)
             ax.errorbar(hours, points["psfFlux"] / 1e3, points["psfFluxErr"] / 1e3, fmt="o", ms=4.5, lw=1,
@@ -58,6 +59,7 @@ def _draw_truth(ax, mine: pd.DataFrame, truth: Truth, begin: float) -> None:
             return
 
 
+@styled
 def draw_track(products: Products, story: Story, out: Path) -> str | None:
     """The longest tracklet: its places on the sky, the line through them, and its stamps in the differences."""
     moving = story.moving()
@@ -74,7 +76,7 @@ def draw_track(products: Products, story: Story, out: Path) -> str | None:
     count = min(len(track), 8)
     fig = figure(9.6, 3.4)
     left, right = fig.subfigures(1, 2, width_ratios=(1.0, 1.15))
-    ax = axes(left)
+    ax = left.add_subplot()
     span = np.array([hours.min(), hours.max()])
     ax.plot(np.polyval(fits[0], span), np.polyval(fits[1], span), color=MOVING, lw=1.2, zorder=1)
     dots = ax.scatter(east, north, c=hours, cmap="viridis", s=34, zorder=2)
@@ -83,7 +85,9 @@ def draw_track(products: Products, story: Story, out: Path) -> str | None:
     ax.invert_xaxis()
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_title(f"{rate:.1f}″ per hour, {len(track)} sources, {rest.std():.2f}″ about the line", fontsize=9)
-    left.colorbar(dots, ax=ax, label="hours", fraction=0.04, pad=0.02).outline.set_visible(False)
+    bar = left.colorbar(dots, ax=ax, fraction=0.04, pad=0.02)
+    bar.set_label("hours", fontsize=8)
+    bar.outline.set_visible(False)
     lines = 2 if count > 4 else 1
     columns = -(-count // lines)
     for k, (_, source) in enumerate(track.head(count).iterrows()):
@@ -92,13 +96,14 @@ def draw_track(products: Products, story: Story, out: Path) -> str | None:
             continue
         stamp = cut(np.asarray(image.data, float), source["x"], source["y"], 15)
         limit = symmetric_limit(stamp, 8.0)
-        ax = axes(right, lines, columns, k + 1)
+        ax = right.add_subplot(lines, columns, k + 1)
         ax.imshow(-stamp, cmap="gray", vmin=-limit, vmax=limit)
         bare(ax)
         ax.set_title(f"+{hours[k]:.2f} h", fontsize=8)
     return save(fig, out / "track.png")
 
 
+@styled
 def draw_repeatability(products: Products, out: Path) -> str | None:
     """Scatter of each star's forced fluxes over its frames, against its brightness, and what its errors promise."""
     objects = frame(products.table("object", products.releases))
@@ -114,7 +119,7 @@ def draw_repeatability(products: Products, out: Path) -> str | None:
     if not len(grouped):
         return None
     fig = figure(9.6, 3.2)
-    ax = axes(fig)
+    ax = fig.add_subplot()
     ax.grid(True, which="major")
     for band, points in grouped.groupby("band"):
         mag = 31.4 - 2.5 * np.log10(points["flux"])

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from payloads.report.mosaic import field_picture
 from payloads.report.products import Products
 from payloads.report.story import Story, ab_mag, frame
-from payloads.report.style import GREY, INK, MOVING, STAR, TRANSIENT, axes, bare, figure, save, sky_stretch, symmetric_limit
+from payloads.report.style import GREY, INK, MOVING, STAR, TRANSIENT, bare, figure, save, sky_stretch, styled, symmetric_limit
 
 _STAMP_PX = 20
 
 
+@styled
 def draw_field(products: Products, story: Story, out: Path) -> str | None:
     """The deepest picture of the field; rings: stars, transients and variables, and the tracks of what moved."""
     picture = field_picture(products)
@@ -26,7 +27,7 @@ def draw_field(products: Products, story: Story, out: Path) -> str | None:
         return None
     ny, nx = picture.data.shape
     fig = figure(9.0, 9.0 * ny / nx + 0.5)
-    ax = axes(fig)
+    ax = fig.add_subplot()
     ax.imshow(1 - sky_stretch(picture.data), cmap="gray", vmin=0, vmax=1)
     handles = []
     stars = frame(products.table("object", products.releases))
@@ -91,6 +92,7 @@ def cut(image: NDArray[np.floating], x: float, y: float, half: int = _STAMP_PX) 
     return stamp
 
 
+@styled
 def draw_triplets(products: Products, story: Story, out: Path, count: int = 6) -> str | None:
     """Science, template and difference around the best alerts."""
     best = story.best_alerts(count)
@@ -102,21 +104,20 @@ def draw_triplets(products: Products, story: Story, out: Path, count: int = 6) -
             rows.append((source, [cut(np.asarray(image.data, float), source["x"], source["y"]) for image in images]))
     if not rows:
         return None
-    per_line = 2
-    lines = -(-len(rows) // per_line)
-    fig = figure(9.6, 1.78 * lines + 0.1)
-    for k, (source, stamps) in enumerate(rows):
+    lines = -(-len(rows) // 2)
+    fig = figure(9.6, 1.95 * lines)
+    cells = fig.subfigures(lines, 2, wspace=0.04, squeeze=False)
+    for cell, (source, stamps) in zip(cells.ravel(), rows, strict=False):
+        cell.suptitle(_caption(source), fontsize=8, x=0.015, ha="left")
         limit = symmetric_limit(stamps[2], 8.0)
-        for j, stamp in enumerate(stamps):
-            ax = axes(fig, lines, 3 * per_line, k * 3 + j + 1)
+        for j, (stamp, name) in enumerate(zip(stamps, ("science", "template", "difference"), strict=True)):
+            ax = cell.add_subplot(1, 3, j + 1)
             if j < 2:
-                ax.imshow(1 - sky_stretch(stamp), cmap="gray", vmin=0, vmax=1)
+                ax.imshow(1 - sky_stretch(stamp, like=stamps[0]), cmap="gray", vmin=0, vmax=1)
             else:
                 ax.imshow(-stamp, cmap="gray", vmin=-limit, vmax=limit)
             bare(ax)
-            ax.set_xlabel(("science", "template", "difference")[j], fontsize=7, color=GREY, labelpad=2)
-            if j == 0:
-                ax.set_title(_caption(source), fontsize=8)
+            ax.set_xlabel(name, fontsize=7, color=GREY, labelpad=2)
     return save(fig, out / "triplets.png")
 
 
@@ -126,6 +127,7 @@ def _caption(source: pd.Series) -> str:
     return f"{kind} · {source['band']} {mag:.2f} · S/N {source['snr']:.0f} · reliability {source['reliability']:.2f}"
 
 
+@styled
 def draw_difference(products: Products, story: Story, out: Path) -> str | None:
     """A whole frame: science, template and difference, and what was detected on it."""
     good = story.good
@@ -150,7 +152,7 @@ def draw_difference(products: Products, story: Story, out: Path) -> str | None:
         "Difference, and what was found",
     )
     for k, (image, title) in enumerate(zip(images, titles, strict=True)):
-        ax = axes(fig, 1, 3, k + 1)
+        ax = fig.add_subplot(1, 3, k + 1)
         if k < 2:
             ax.imshow(1 - sky_stretch(np.asarray(image.data, float)), cmap="gray", vmin=0, vmax=1)
         else:
@@ -168,6 +170,7 @@ def draw_difference(products: Products, story: Story, out: Path) -> str | None:
     return save(fig, out / "difference.png")
 
 
+@styled
 def draw_masters(products: Products, out: Path) -> str | None:
     """The newest master bias, dark and flat of the first detector."""
     shown = []
@@ -181,7 +184,7 @@ def draw_masters(products: Products, out: Path) -> str | None:
     for k, (ref, name, unit) in enumerate(shown):
         image = np.asarray(products.get(ref).data, float)
         low, high = np.nanpercentile(image, [1, 99])
-        ax = axes(fig, 1, len(shown), k + 1)
+        ax = fig.add_subplot(1, len(shown), k + 1)
         drawn = ax.imshow(image, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
         bare(ax)
         band = f", {ref.dataId['physical_filter']}" if name == "flat" else ""

@@ -31,8 +31,8 @@ def field_picture(products: Products) -> Picture | None:
         if refs:
             tract = min(ref.dataId["tract"] for ref in refs)
             here = [ref for ref in refs if ref.dataId["tract"] == tract and ref.dataId["skymap"] == refs[0].dataId["skymap"]]
-            bands = sorted({ref.dataId["band"] for ref in here}, key="rigzyu".find)
-            return _assemble(products, [ref for ref in here if ref.dataId["band"] == bands[-1]], dataset_type)
+            bands = sorted({ref.dataId["band"] for ref in here}, key=lambda band: ("rigzyu".find(band), band))
+            return _assemble(products, [ref for ref in here if ref.dataId["band"] == bands[0]], dataset_type)
     for ref in products.refs("calexp", products.prompt):
         image = products.get(ref)
         if image.wcs is not None:

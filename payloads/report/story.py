@@ -77,7 +77,8 @@ def _joined(sources: pd.DataFrame, membership: pd.DataFrame, column: str) -> Any
     if not len(sources) or not len(membership):
         return np.zeros(len(sources), np.int64)
     by_source = membership.drop_duplicates("diaSourceId").set_index("diaSourceId")[column]
-    return sources["diaSourceId"].map(by_source).fillna(0).astype(np.int64)
+    # Not `map`: what it does not find turns all into floats, which cannot hold 64-bit ids.
+    return by_source.reindex(sources["diaSourceId"], fill_value=0).to_numpy(np.int64)
 
 
 def ab_mag(flux_njy: float) -> float:

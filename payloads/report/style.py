@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -55,22 +54,18 @@ _RC = {
 }
 
 
+styled = rc_context(_RC)
+"""Decorator of functions that draw: what they make has the house's style."""
+
+
 def figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure in the house's style."""
-    with rc_context(_RC):
-        return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def axes(fig: Figure, *position: Any, **options: Any) -> Axes:
-    """Axes of `fig` in the house's style; as `Figure.add_subplot`."""
-    with rc_context(_RC):
-        return fig.add_subplot(*position, **options)
+    """An empty figure."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def save(fig: Figure, path: Path) -> str:
     """Write a PNG; returns its name, for the page."""
-    with rc_context(_RC):
-        fig.savefig(path, dpi=DPI)
+    fig.savefig(path, dpi=DPI)
     return path.name
 
 
@@ -83,9 +78,15 @@ def bare(ax: Axes) -> None:
         spine.set_color(PALE)
 
 
-def sky_stretch(image: NDArray[np.floating], *, softening: float = 3.0, top: float = 99.7) -> NDArray[np.floating]:
-    """An image of the sky for display, 0 to 1: asinh from just below the sky, `softening` sigma wide at its linear end."""
-    good = image[np.isfinite(image)]
+def sky_stretch(
+    image: NDArray[np.floating], *, like: NDArray[np.floating] | None = None, softening: float = 3.0, top: float = 99.7
+) -> NDArray[np.floating]:
+    """An image of the sky for display, 0 to 1: asinh from just below the sky, `softening` sigma wide at its linear end.
+
+    `like`: the image whose sky and peak set the scale, if another's; what has no data is 0.
+    """
+    reference = image if like is None else like
+    good = reference[np.isfinite(reference)]
     if not good.size:
         return np.zeros(image.shape)
     middle, spread = np.median(good), 1.4826 * np.median(np.abs(good - np.median(good))) or 1.0

@@ -15,7 +15,6 @@ from payloads.mask import Mask, any_set
 from payloads.report.products import Products
 from payloads.report.truth import Truth, found_asteroids, match, wcs_offset_px
 
-RELIABLE = 0.5
 _COVERED = Mask.NO_DATA | Mask.EDGE
 
 
@@ -29,7 +28,7 @@ def summarise(home: Path, instrument: str, truth_dir: Path | None = None, known:
     - astrometry_rms_pix: median over frames of the rms distance to the true WCS; without truth, of matched stars
     - transient_completeness_snr10: share of true transients' epochs at S/N >= 10, on frames differenced and where the template
       covers them, with a DIASource within 2 px
-    - alert_unmatched_fraction: share of alerts without anything true within 2 px; `_reliable`: of those of reliability >= 0.5
+    - alert_unmatched_fraction: share of alerts without anything within 2 px that truly differs from the template by 3 sigma
     - asteroid_tracklet_fraction: of asteroids at S/N >= 5 in three exposures of a night, those with a tracklet
     - known_object_max_offset_pix: largest distance of a known position from the nearest DIASource of its frame
     """
@@ -44,7 +43,6 @@ def summarise(home: Path, instrument: str, truth_dir: Path | None = None, known:
             "astrometry_rms_pix": _astrometry(products, truth),
             "transient_completeness_snr10": None,
             "alert_unmatched_fraction": None,
-            "alert_unmatched_fraction_reliable": None,
             "asteroid_tracklet_fraction": None,
             "known_object_max_offset_pix": None,
         }
@@ -100,8 +98,7 @@ def _against_truth(products: Products, truth: Truth, sources: Table) -> dict[str
     strong = epochs[(np.asarray(epochs["snr"]) >= 10) & _on(frames, epochs)]
     covered = _covered(products, frames, strong)
     seen = match(strong, sources) >= 0
-    told, real = _alerts(products, truth, sources)
-    reliable = np.asarray(told["reliability"]) >= RELIABLE if len(told) else np.zeros(0, bool)
+    real = _alerts(products, truth, sources)
     asteroids = truth.epochs["asteroid"]
     linked, linkable = found_asteroids(
         asteroids[_on(frames, asteroids)], sources, products.table("tracklet_source", products.prompt)
@@ -109,26 +106,25 @@ def _against_truth(products: Products, truth: Truth, sources: Table) -> dict[str
     return {
         "transient_completeness_snr10": _share(seen[covered]),
         "alert_unmatched_fraction": _share(~real),
-        "alert_unmatched_fraction_reliable": _share(~real[reliable]),
         "asteroid_tracklet_fraction": linked / linkable if linkable else None,
         "truth": {
             "transient_epochs_snr10": int(covered.sum()),
-            "alerts_reliable": int(reliable.sum()),
+            "alerts_unmatched": int((~real).sum()),
             "asteroids_linkable": linkable,
         },
     }
 
 
-def _alerts(products: Products, truth: Truth, sources: Table) -> tuple[Table, NDArray[np.bool_]]:
-    """The sources that alerts were sent of, and whether something true is within reach of each."""
+def _alerts(products: Products, truth: Truth, sources: Table) -> NDArray[np.bool_]:
+    """Of each source that an alert was sent of, whether something true is within reach."""
     if not len(sources):
-        return sources, np.zeros(0, bool)
+        return np.zeros(0, bool)
     told = sources[np.isin(np.asarray(sources["diaSourceId"], np.int64), products.alert_ids())]
     changed = truth.changed()
     changed.rename_column("exposure", "visit")
     places = told["visit", "detector", "x", "y"]
     places.rename_column("visit", "exposure")
-    return told, match(places, changed) >= 0
+    return match(places, changed) >= 0
 
 
 def _on(frames: dict[tuple[int, int], Any], epochs: Table) -> NDArray[np.bool_]:
