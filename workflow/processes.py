@@ -18,3 +18,15 @@ def start_time(pid: int) -> str | None:
 def alive(pid: int, started: str) -> bool:
     """Whether this very process is still running."""
     return start_time(pid) == started
+
+
+def session_lives(session: int) -> bool:
+    """Whether any process of a session is still running, its leader dead or not; zombies do not count."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        if fields[3] == str(session) and fields[0] not in "ZX":
+            return True
+    return False

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from workflow.errors import PoolUnavailable
 from workflow.pools.pool import PoolJob, PoolState, Resources
-from workflow.processes import alive
+from workflow.processes import alive, session_lives
 
 # $0 is the job's folder. The outer shell leaves at once, so that the job belongs to init and never becomes the engine's zombie.
 _KEEPER = """
@@ -94,11 +94,15 @@ class LocalPool:
                 exit_code=128 - code if code > 128 else code,
                 reason=self._words(key) if code else "",
             )
-        if running:
+        if running or (len(record) == 3 and self._orphaned(record)):
             return PoolJob(key=key, state=PoolState.RUNNING)
         return PoolJob(
             key=key, state=PoolState.GONE, reason=f"its process is gone and left no exit code {self._words(key)}".strip()
         )
+
+    def _orphaned(self, record: Sequence[str]) -> bool:
+        """Whether the job's own processes outlive the shell that kept them: only when they are gone too may it be swept."""
+        return not Path(f"/proc/{record[0]}").exists() and session_lives(int(record[1]))
 
     def _words(self, key: str) -> str:
         return _read(self._folder / key / "stderr")[-500:].strip()
@@ -106,7 +110,7 @@ class LocalPool:
     def kill(self, key: str, *, hard: bool = False) -> None:
         """SIGTERM to the job's session, from which the runner ends in order; `hard`: SIGKILL."""
         record = _read(self._folder / key / "record").split()
-        if len(record) == 3 and alive(int(record[0]), record[2]):
+        if len(record) == 3 and (alive(int(record[0]), record[2]) or self._orphaned(record)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(record[1]), signal.SIGKILL if hard else signal.SIGTERM)
 

@@ -221,3 +221,16 @@ def test_two_engines_that_submit_one_key_at_once_start_it_once(tmp_path):
     rig.until(lambda: rig.runs() >= 1)
     rig.release(pool, "a")
     assert rig.runs() == 1
+
+
+@pytest.mark.kill
+def test_a_job_whose_shell_is_killed_is_running_until_its_own_process_ends(tmp_path):
+    rig = LocalRig(tmp_path)
+    pool = rig.open()
+    pool.submit("a", rig.message(wait=True), RESOURCES)
+    rig.until(lambda: rig.runs() == 1)
+    os.kill(int((tmp_path / "jobs" / "a" / "record").read_text().split()[0]), signal.SIGKILL)
+    rig.until(lambda: not Path(f"/proc/{(tmp_path / 'jobs' / 'a' / 'record').read_text().split()[0]}").exists())
+    assert pool.poll(["a"])["a"].state is PoolState.RUNNING
+    pool.kill("a", hard=True)
+    rig.until(lambda: pool.poll(["a"])["a"].state is PoolState.GONE)
