@@ -1,7 +1,7 @@
 """Mounts the report pages in Airflow's web server (entry point `airflow.plugins`).
 
-Every component and every task process imports plugins, so the pages, which bring the whole API server with them, are imported at the
-first request.
+Every component and every task process imports plugins, so the pages, which bring the whole API server with them, are imported
+at the first request.
 """
 
 from __future__ import annotations
