@@ -21,7 +21,7 @@ from pathlib import Path
 
 from workflow.errors import PoolUnavailable
 from workflow.pools.pool import PoolJob, PoolState, Resources
-from workflow.processes import alive, session_lives
+from workflow.processes import alive, session_lives, start_time
 
 # $0 is the job's folder. The outer shell leaves at once, so that the job belongs to init and never becomes the engine's zombie.
 _KEEPER = """
@@ -102,7 +102,7 @@ class LocalPool:
 
     def _orphaned(self, record: Sequence[str]) -> bool:
         """Whether the job's own processes outlive the shell that kept them: only when they are gone too may it be swept."""
-        return not Path(f"/proc/{record[0]}").exists() and session_lives(int(record[1]))
+        return start_time(int(record[0])) is None and session_lives(int(record[1]))
 
     def _words(self, key: str) -> str:
         return _read(self._folder / key / "stderr")[-500:].strip()
