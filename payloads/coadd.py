@@ -40,8 +40,8 @@ class CoaddSettings:
     clip_sigma: float = 5.0  # a pixel this far from the median, in its noise, starts a clipped area
     grow_sigma: float = 2.5  # which extends to neighbours this far off
     position_px: float = 0.15  # by which an input's sources may be displaced
-    shape_variation: float = 0.2  # by which the square of a PSF's width may differ from its frame's
-    scale_variation: float = 0.05  # by which fluxes may differ
+    shape_variation: float = 0.4  # by which the square of a PSF's width may differ from its frame's
+    value_variation: float = 0.8  # by which a pixel may differ: cores of stars, where seeing changes more than a model can say
     bit_fraction: float = 0.4  # SAT, SUSPECT and INTERP are kept where this share of the weight has them
 
 
@@ -247,7 +247,7 @@ class _Expectation:
         curvature = np.abs(ndimage.gaussian_laplace(median, 0.7))
         sigma = fwhm_px / 2.3548
         tolerance = settings.position_px * gradient + settings.shape_variation * sigma**2 / 2 * curvature
-        tolerance = ndimage.maximum_filter(tolerance, 3) + settings.scale_variation * np.abs(median)
+        tolerance = ndimage.maximum_filter(tolerance, 3) + settings.value_variation * np.abs(median)
         return cls(
             median=median,
             variance=centre[1],

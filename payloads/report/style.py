@@ -60,7 +60,9 @@ styled = rc_context(_RC)
 
 def figure(width_in: float, height_in: float) -> Figure:
     """An empty figure."""
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+    made = Figure(figsize=(width_in, height_in), layout="constrained")
+    made.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
+    return made
 
 
 def save(fig: Figure, path: Path) -> str:
