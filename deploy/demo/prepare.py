@@ -31,14 +31,14 @@ class Frames:
     truth: Path | None = None
 
 
-def simulated(out: Path, preset: str, seed: int | None, say: Say) -> Frames:
-    """Simulate a survey into `out`, unless it is there."""
+def simulated(out: Path, preset: str, seed: int | None, say: Say, jobs: int = 2) -> Frames:
+    """Simulate a survey into `out` with `jobs` processes, unless it is there."""
     config = SurveyConfig.load(preset)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     done = out / "complete"
     if not done.exists():
-        made = simulate_survey(config, out, jobs=2)
+        made = simulate_survey(config, out, jobs=jobs)
         done.write_text(f"seed {config.seed}\n")
         say(f"simulated {made.frames} raw frames, seed {config.seed}")
     elif done.read_text() != f"seed {config.seed}\n":
