@@ -99,7 +99,7 @@ def draw_triplets(products: Products, story: Story, out: Path, count: int = 6) -
     rows = []
     for _, source in best.iterrows():
         data_id = {"visit": int(source["visit"]), "detector": int(source["detector"])}
-        images = [products.find(name, products.prompt, **data_id) for name in ("calexp", "warped_template", "difference")]
+        images = [products.find(name, products.frames, **data_id) for name in ("calexp", "warped_template", "difference")]
         if all(image is not None for image in images):
             rows.append((source, [cut(np.asarray(image.data, float), source["x"], source["y"]) for image in images]))
     if not rows:
@@ -138,8 +138,8 @@ def draw_difference(products: Products, story: Story, out: Path) -> str | None:
     ref = max(refs, key=lambda r: counts.get((r.dataId["visit"], r.dataId["detector"]), 0))
     data_id = {"visit": ref.dataId["visit"], "detector": ref.dataId["detector"]}
     images = [
-        products.find("calexp", products.prompt, **data_id),
-        products.find("warped_template", products.prompt, **data_id),
+        products.find("calexp", products.frames, **data_id),
+        products.find("warped_template", products.frames, **data_id),
         products.get(ref),
     ]
     if any(image is None for image in images):

@@ -33,7 +33,7 @@ def field_picture(products: Products) -> Picture | None:
             here = [ref for ref in refs if ref.dataId["tract"] == tract and ref.dataId["skymap"] == refs[0].dataId["skymap"]]
             bands = sorted({ref.dataId["band"] for ref in here}, key=lambda band: ("rigzyu".find(band), band))
             return _assemble(products, [ref for ref in here if ref.dataId["band"] == bands[0]], dataset_type)
-    for ref in products.refs("calexp", products.prompt):
+    for ref in products.refs("calexp", products.frames):
         image = products.get(ref)
         if image.wcs is not None:
             return Picture(data=image.data, wcs=image.wcs, title=f"frame {ref.dataId['visit']}")

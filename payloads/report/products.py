@@ -23,6 +23,7 @@ class Products:
         names = set(self.butler.collections.query("*"))
         self.prompt = self._existing(names, [f"{instrument}/prompt"])
         self.templates = self._existing(names, [f"{instrument}/templates"])
+        self.frames = self.prompt + self.templates  # a camera without WCS has its night's frames registered with the template's
         self.releases = self._existing(names, sorted(n for n in names if n.startswith("releases/")))
         self.calib = sorted((n for n in names if n.startswith(f"{instrument}/calib/")), reverse=True)
 

@@ -62,8 +62,9 @@ def _worst(metadata: list[dict[str, Any]], key: str) -> float | None:
 
 def _flat_rms(products: Products, truth: Truth | None) -> float | None:
     if truth is None:
-        noise = [float(m["noise"]) for m in products.metadata("combineFlat") if "noise" in m]
-        return max(noise) if noise else None
+        noise = np.array([float(m["noise"]) for m in products.metadata("combineFlat") if "noise" in m])
+        noise = noise[np.isfinite(noise)]  # a flat of a single frame does not know its noise
+        return float(noise.max()) if noise.size else None
     worst = None
     for ref in products.calibrations("flat"):
         true = truth.flat(ref.dataId["detector"], ref.dataId["physical_filter"])
@@ -79,7 +80,7 @@ def _flat_rms(products: Products, truth: Truth | None) -> float | None:
 
 def _astrometry(products: Products, truth: Truth | None) -> float | None:
     values = []
-    for ref in products.refs("visit_solution", products.prompt + products.templates):
+    for ref in products.refs("visit_solution", products.frames):
         solution = products.get(ref)
         true = truth.wcs(ref.dataId["visit"], ref.dataId["detector"]) if truth else None
         if true is None:
@@ -184,7 +185,7 @@ def _counts(products: Products, sources: Table) -> dict[str, Any]:
     return {
         "exposures": products.exposure_counts(),
         "masters": {name: len(products.calibrations(name)) for name in ("bias", "dark", "flat")},
-        "calexps": len(products.refs("calexp", prompt)),
+        "calexps": len(products.refs("calexp", products.frames)),
         "template_coadds": len(products.refs("template_coadd", products.templates)),
         "differences": len(products.refs("difference", prompt)),
         "dia_sources": len(sources),
