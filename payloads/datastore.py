@@ -30,7 +30,7 @@ class Sha256FileDatastore(FileDatastore):
         return made
 
     @staticmethod
-    def computeChecksum(uri: ResourcePath, algorithm: str = "sha256", block_size: int = 1 << 20) -> str:  # noqa: N802
+    def computeChecksum(uri: ResourcePath, algorithm: str = "sha256", block_size: int = 1 << 20) -> str:  # noqa: ARG004, N802
         """SHA-256 of a file, in hexadecimal; `algorithm` is part of the signature only."""
         digest = hashlib.sha256()
         with uri.open("rb") as file:  # an lsst.resources handle, which hashlib.file_digest does not take

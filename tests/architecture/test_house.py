@@ -58,5 +58,9 @@ def test_each_claim_in_the_requirements_table_has_its_module_and_its_test():
 def test_tree_names_no_machine_and_no_registry():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     wrong = re.compile(r"/work/(main|shared)|pypi\.org|deb\.debian\.org|registry\.npmjs|files\.pythonhosted")
-    found = [f for f in listed if f != "tests/architecture/test_house.py" and wrong.search((ROOT / f).read_bytes().decode(errors="ignore"))]
+    found = [
+        f
+        for f in listed
+        if f != "tests/architecture/test_house.py" and wrong.search((ROOT / f).read_bytes().decode(errors="ignore"))
+    ]
     assert not found
