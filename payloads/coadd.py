@@ -25,7 +25,8 @@ ZEROPOINT_MAG = 27.0
 NJY_PER_UNIT = 10 ** (0.4 * (31.4 - ZEROPOINT_MAG))
 """One unit of a coadd in nJy: 1 nJy is AB mag 31.4."""
 
-_HARMFUL = UNUSABLE & ~Mask.SAT
+_HARMFUL = UNUSABLE & ~Mask.SAT & ~Mask.CR
+_KERNEL_REACH_PX = 2  # around a cosmic ray that was warped with the rest
 _KEPT_BITS = (Mask.SAT, Mask.SUSPECT, Mask.INTERP)
 _STRIP_BYTES = 1 << 26
 
@@ -124,9 +125,10 @@ def combine(stack: Stack, settings: CoaddSettings) -> Coadd:
     if not len(stack):
         raise ValueError("nothing to combine")
     if settings.statistic == "mean" or len(stack) < 3:
-        return _mean(stack, settings, None)
-    centre = _median(stack)
-    result = _mean(stack, settings, centre)
+        return _mean(stack, settings, None, np.zeros(stack.shape, bool))
+    real = _not_cosmic_rays(stack)
+    centre = _median(stack, real)
+    result = _mean(stack, settings, centre, real)
     if settings.statistic == "clipped":
         return result
     seen = np.isfinite(centre[0])
@@ -138,7 +140,16 @@ def combine(stack: Stack, settings: CoaddSettings) -> Coadd:
     )
 
 
-def _median(stack: Stack) -> tuple[F4, F4]:
+def _not_cosmic_rays(stack: Stack) -> NDArray[np.bool_]:
+    """Where at least half of the inputs, and two, saw a cosmic ray: none did, it is the core of a sharp star."""
+    votes, seen = np.zeros(stack.shape, np.uint16), np.zeros(stack.shape, np.uint16)
+    for warped in stack:
+        votes += any_set(warped.mask, Mask.CR, stack.shape)
+        seen += ~any_set(warped.mask, _HARMFUL, stack.shape)
+    return (votes >= 2) & (2 * votes >= seen)
+
+
+def _median(stack: Stack, real: NDArray[np.bool_]) -> tuple[F4, F4]:
     """Median of the usable inputs (NaN without any), and its variance."""
     ny, nx = stack.shape
     median, variance = np.full((ny, nx), np.nan, np.float32), np.full((ny, nx), np.inf, np.float32)
@@ -146,7 +157,7 @@ def _median(stack: Stack) -> tuple[F4, F4]:
     for start in range(0, ny, rows):
         part = slice(start, min(start + rows, ny))
         data, spread, mask = stack.rows(part.start, part.stop)
-        bad = any_set(mask, UNUSABLE, mask.shape) | ~(spread > 0)
+        bad = any_set(mask, UNUSABLE & ~Mask.CR, mask.shape) | ~(spread > 0) | (any_set(mask, Mask.CR, mask.shape) & ~real[part])
         values = np.sort(np.where(bad, np.inf, data), axis=0)
         count = (~bad).sum(axis=0)
         low = np.take_along_axis(values, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
@@ -186,7 +197,7 @@ class _Sums:
         return data, variance
 
 
-def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None) -> Coadd:
+def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None, real: NDArray[np.bool_]) -> Coadd:
     shape = stack.shape
     good_sum, saturated_sum = _Sums.zeros(shape), _Sums.zeros(shape)
     n_inputs, clipped = np.zeros(shape, np.uint16), np.zeros(shape, bool)
@@ -198,6 +209,7 @@ def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None) -
     for weight, fwhm_px, warped in zip((w / scale for w in stack.weights), stack.fwhm_px, stack, strict=True):
         assert warped.variance is not None  # noqa: S101 - Stack.add saw to it
         seen = ~any_set(warped.mask, _HARMFUL, shape) & (warped.variance > 0) & np.isfinite(warped.variance)
+        seen &= ~_struck(warped.mask, real)
         good = seen & ~any_set(warped.mask, Mask.SAT, shape)
         if expectation is not None:
             odd = expectation.clip(warped, good, fwhm_px)
@@ -216,6 +228,12 @@ def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None) -
     mask[clipped] |= np.uint32(Mask.CLIPPED)
     _fall_back(data, variance, mask, n_inputs, saturated_sum)
     return Coadd(data=data, variance=variance, mask=mask, n_inputs=n_inputs)
+
+
+def _struck(mask: NDArray[np.uint32], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of one input that a cosmic ray has spoilt, as far as the kernel carried it."""
+    rays = any_set(mask, Mask.CR, mask.shape) & ~real
+    return ndimage.binary_dilation(rays, np.ones((3, 3)), iterations=_KERNEL_REACH_PX) if rays.any() else rays
 
 
 def _fall_back(data: F4, variance: F4, mask: NDArray[np.uint32], n_inputs: NDArray[np.uint16], saturated: _Sums) -> None:
@@ -343,8 +361,11 @@ def _resample(stamps: NDArray[np.float64], jacobian: NDArray[np.float64], size: 
 def warp_to_patch(
     data: NDArray[Any], variance: NDArray[Any], mask: NDArray[np.uint32] | None, pixel_map: PixelMap, zeropoint_mag: float
 ) -> Warped:
-    """One exposure (electrons, AB mag `zeropoint_mag` = 1) on the patch's grid and on the coadd's zero point."""
-    warped = warp_pixels(data, variance, mask, pixel_map)
+    """One exposure (electrons, AB mag `zeropoint_mag` = 1) on the patch's grid and on the coadd's zero point.
+
+    Cosmic rays keep their values: whether they are any, the other inputs will say.
+    """
+    warped = warp_pixels(data, variance, mask, pixel_map, replaced=Mask.BAD | Mask.NO_DATA)
     scale = np.float32(10 ** (0.4 * (ZEROPOINT_MAG - zeropoint_mag)))
     assert warped.variance is not None  # noqa: S101 - a variance went in
     return Warped(warped.data * scale, warped.variance * scale**2, warped.mask)

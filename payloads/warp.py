@@ -20,7 +20,7 @@ STEP = 16
 _TABLE = 4096
 _BLOCK_PIXELS = 1 << 16
 _KERNELS = {"lanczos3": 3, "lanczos4": 4, "bilinear": 1}
-_REPLACED = Mask.BAD | Mask.CR | Mask.NO_DATA
+REPLACED = Mask.BAD | Mask.CR | Mask.NO_DATA
 """Values that a kernel must not spread; saturated cores are values still."""
 
 F4 = NDArray[np.float32]
@@ -140,6 +140,7 @@ def warp_pixels(
     pixel_map: PixelMap,
     *,
     kernel: str = "lanczos3",
+    replaced: Mask = REPLACED,
 ) -> Warped:
     """Bring an image (flux per pixel) along a pixel map.
 
@@ -147,7 +148,8 @@ def warp_pixels(
 
     Flux is conserved (values are scaled by the ratio of pixel areas `a`). Interpolation correlates neighbours, so the variance
     returned is that of white noise of equal power at the scale of a source, `v * a * max(a, 1)`, not the smaller scatter of a
-    pixel: errors of PSF and aperture fluxes come out right. Bad pixels, cosmic rays and non-finite values are replaced from their
+    pixel: errors of PSF and aperture fluxes come out right. Pixels with a bit of `replaced` and
+    non-finite values are replaced from their
     neighbours before the kernel sees them; their mask bits, as all others, go to every output pixel whose kernel core (the 2 x 2
     source pixels around it) holds them. Where the kernel reaches over the frame's border: EDGE; off the frame: NO_DATA.
     """
@@ -164,7 +166,7 @@ def warp_pixels(
     out_mask = np.full((ny, nx), np.uint32(Mask.NO_DATA), np.uint32)
     if data.size == 0:
         return Warped(out, out_variance, out_mask)
-    image, spread, core = _prepare(data, variance, mask, pad)
+    image, spread, core = _prepare(data, variance, mask, pad, replaced)
     rows = max(1, _BLOCK_PIXELS // nx)
     for start in range(0, ny, rows):
         stop = min(start + rows, ny)
@@ -245,7 +247,7 @@ def _bilinear(image: F4, at: _Positions) -> F4:
 
 
 def _prepare(
-    data: NDArray[Any], variance: NDArray[Any] | None, mask: NDArray[np.uint32] | None, pad: int
+    data: NDArray[Any], variance: NDArray[Any] | None, mask: NDArray[np.uint32] | None, pad: int, replaced: Mask
 ) -> tuple[F4, F4 | None, NDArray[np.uint32]]:
     """Repaired and padded data and variance, and per pixel the mask of the 2 x 2 core that starts there."""
     image = np.array(data, dtype=np.float32)
@@ -255,7 +257,7 @@ def _prepare(
     if spread is not None:
         blank |= ~np.isfinite(spread)
     bits[blank] |= np.uint32(Mask.NO_DATA)
-    repair(image, any_set(bits, _REPLACED, bits.shape))
+    repair(image, any_set(bits, replaced | Mask.NO_DATA, bits.shape))
     if spread is not None:
         repair(spread, ~np.isfinite(spread))
         spread = np.pad(spread, pad, mode="edge")

@@ -146,6 +146,33 @@ def test_a_pixel_bad_in_one_input_comes_from_the_others():
     assert result.variance[50, 50] == pytest.approx(25 / 3, rel=0.01)
 
 
+def with_cosmic_rays(seeds_hit):
+    """Inputs; those numbered in `seeds_hit` have a pixel of the brightest star flagged as a cosmic ray."""
+    made = []
+    for k in range(5):
+        image, variance, mask = frame(2.5, k, offset=0.3)
+        if k in seeds_hit:
+            mask[30:33, 29:32] |= np.uint32(Mask.CR)
+        made.append(warp_to_patch(image, variance, mask, PixelMap.of_offset(-0.3, 0.0, (SIDE, SIDE)), 27.0))
+    return made
+
+
+def test_the_core_of_a_star_that_most_took_for_a_cosmic_ray_stays():
+    whole, doubted = coadd_of(with_cosmic_rays(())), coadd_of(with_cosmic_rays((0, 2, 3, 4)))
+    assert not np.any(doubted.mask[5:-5, 5:-5] & np.uint32(Mask.NO_DATA))
+    np.testing.assert_allclose(fluxes(doubted.data), fluxes(whole.data), rtol=1e-3)
+
+
+def test_a_flagged_cosmic_ray_does_not_ring_into_the_coadd():
+    image, variance, mask = frame(3.0, 1, offset=0.3)
+    image[60, 20:23], mask[60, 20:23] = 1e5, np.uint32(Mask.CR)
+    struck = warp_to_patch(image, variance, mask, PixelMap.of_offset(-0.3, 0.4, (SIDE, SIDE)), 27.0)
+    for others in ([2], [2, 3, 4]):
+        result = coadd_of([struck] + [warped(3.0, k, offset=0.0) for k in others])
+        assert np.abs(result.data[50:70, 10:32]).max() < 30
+        assert result.n_inputs[60, 21] == len(others)
+
+
 def test_where_all_are_saturated_the_value_stays_and_says_so():
     inputs = [warped(3.0, k, offset=0.0) for k in range(4)]
     for one in inputs:
