@@ -41,6 +41,9 @@ def _prefixed(templates: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def checksum_of(uri: ResourcePath) -> str:
-    """SHA-256 of a local file a datastore has just written, in place of Butler's own (off by default, and another algorithm)."""
+    """SHA-256 of what a datastore has just written, read back in blocks.
+
+    In place of Butler's own checksum, which is off by default and of another algorithm.
+    """
     with uri.open("rb") as file:
         return sha256_of(file)

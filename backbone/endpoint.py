@@ -5,14 +5,15 @@ One suite, tests/backbone/test_endpoint_contract.py, holds every kind of endpoin
 - an object is seen whole or not at all (DBB-56): a crash in `put` leaves nothing under the key, or everything;
 - `create_only` has exactly one winner among any number of racers, the others get ObjectExists;
 - absent (ObjectAbsent), refused (AccessRefused) and not known (TransientError) are three answers, never mixed;
-- what is put is read back byte for byte, and its SHA-256 is known without reading it again.
+- what is put is read back byte for byte, and its SHA-256 is known without reading it again;
+- `discard` leaves nothing of a folder but what it is told to keep, not even the halves of objects whose writers were killed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +21,7 @@ from typing import BinaryIO, Protocol
 from backbone.errors import AccessRefused
 
 MAX_KEY_BYTES = 1024
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,11 @@ class Endpoint(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; an absent one is as good as removed."""
 
+    def discard(self, prefix: str, *, keep: Set[str] = frozenset()) -> int:
+        """Remove all objects whose keys begin with `prefix`, a folder's (`a/b/`), but those in `keep`, and what killed writers
+        left there, which `list` does not show. Nobody may write there meanwhile. Returns how many objects were removed.
+        """
+
 
 def checked_key(key: str) -> str:
     """The key itself, if it is one: relative, normal, and the same for every reader.
@@ -84,6 +91,13 @@ def checked_prefix(prefix: str) -> str:
     return prefix
 
 
+def checked_folder(prefix: str) -> str:
+    """A prefix that means one folder alone; anything else is refused, since what is below it will be removed."""
+    if not prefix.endswith("/"):
+        raise AccessRefused(f"prefix {prefix!r} refused: it must be a folder's, with a slash at its end")
+    return checked_key(prefix.removesuffix("/")) + "/"
+
+
 def sha256_of(content: bytes | Path | BinaryIO) -> str:
     """SHA-256 (hex) of bytes, of a file by path, or of an open file from where it stands."""
     if isinstance(content, bytes):
@@ -91,4 +105,8 @@ def sha256_of(content: bytes | Path | BinaryIO) -> str:
     if isinstance(content, Path):
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    # hashlib.file_digest refuses whatever is no file of Python's own, such as the handles of lsst.resources.
+    while block := content.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()

@@ -10,11 +10,11 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-from backbone.endpoint import ObjectInfo, checked_key, checked_prefix, sha256_of
+from backbone.endpoint import ObjectInfo, checked_folder, checked_key, checked_prefix, sha256_of
 from backbone.errors import AccessRefused, ChecksumMismatch, EndpointFull, ObjectAbsent, ObjectExists, TransientError
 
 _PART = ".part-"  # what is being written; never listed
@@ -120,6 +120,21 @@ class FolderEndpoint:
         path = self._path(key)
         with self._translated("delete", key):
             path.unlink(missing_ok=True)
+
+    def discard(self, prefix: str, *, keep: Set[str] = frozenset()) -> int:
+        """Remove a folder's objects and what killed writers left in it (see the contract); folders that are empty then go too."""
+        top = self._path(checked_folder(prefix).removesuffix("/"))
+        gone = 0
+        with self._translated("discard", prefix):
+            for folder, _, names in os.walk(top, topdown=False):
+                for name in names:
+                    path = Path(folder, name)
+                    if path.relative_to(self._folder).as_posix() not in keep:
+                        path.unlink(missing_ok=True)
+                        gone += not name.startswith(_PART)
+                with _ignoring(errno.ENOTEMPTY, errno.EEXIST):
+                    Path(folder).rmdir()
+        return gone
 
     @contextmanager
     def _translated(self, action: str, key: str) -> Iterator[None]:

@@ -7,7 +7,7 @@ known. The SHA-256 travels as object metadata, so that `info` needs no read.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from backbone.endpoint import ObjectInfo, checked_key, checked_prefix, sha256_of
+from backbone.endpoint import ObjectInfo, checked_folder, checked_key, checked_prefix, sha256_of
 from backbone.errors import AccessRefused, ObjectAbsent, ObjectExists, TransientError
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
@@ -98,6 +98,18 @@ class S3Endpoint:
         """Remove the object."""
         with self._translated("delete", key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def discard(self, prefix: str, *, keep: Set[str] = frozenset()) -> int:
+        """Remove a folder's objects and the uploads that killed writers began in it (see the contract)."""
+        gone = [key for key in self.list(checked_folder(prefix)) if key not in keep]
+        for key in gone:
+            self.delete(key)
+        with self._translated("discard", prefix):
+            uploads = self._client.get_paginator("list_multipart_uploads")
+            for page in uploads.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                for upload in page.get("Uploads", ()):
+                    self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(gone)
 
     def _key(self, key: str) -> str:
         return self.prefix + checked_key(key)

@@ -6,11 +6,12 @@ configuration, so that whoever opens it, also in another process, records the sa
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from lsst.daf.butler.datastores.fileDatastore import FileDatastore
 from lsst.resources import ResourcePath
+
+from backbone.butler import checksum_of
 
 
 class Sha256FileDatastore(FileDatastore):
@@ -31,9 +32,5 @@ class Sha256FileDatastore(FileDatastore):
 
     @staticmethod
     def computeChecksum(uri: ResourcePath, algorithm: str = "sha256", block_size: int = 1 << 20) -> str:  # noqa: ARG004, N802
-        """SHA-256 of a file, in hexadecimal; `algorithm` is part of the signature only."""
-        digest = hashlib.sha256()
-        with uri.open("rb") as file:  # an lsst.resources handle, which hashlib.file_digest does not take
-            while block := file.read(block_size):
-                digest.update(block)
-        return digest.hexdigest()
+        """SHA-256 of a file, in hexadecimal; the other arguments are part of the signature only."""
+        return checksum_of(uri)

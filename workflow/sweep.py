@@ -28,13 +28,9 @@ def sweep(work: Work) -> None:
 
 
 def sweep_job(work: Work, row: Any) -> int:
-    """Remove the objects of one job that no accepted outcome names; a zip stays while one of its members is accepted."""
+    """Remove what one job wrote, or had begun to, and no accepted outcome names; a zip stays while a member is accepted."""
     rows = work.context.ledger.all(
         sa.select(outcome.c.records).join(accepted, accepted_outcome()).where(accepted.c.job == row.id)
     )
     keep = keys_of(merged(r.records for r in rows))
-    endpoint = work.context.endpoint(row.site)
-    gone = [key for key in endpoint.list(f"{attempt_prefix(row.id)}/") if key not in keep]
-    for key in gone:
-        endpoint.delete(key)
-    return len(gone)
+    return work.context.endpoint(row.site).discard(f"{attempt_prefix(row.id)}/", keep=frozenset(keep))

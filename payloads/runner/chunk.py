@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lsst.daf.butler import ButlerConfig, DatasetRef, QuantumBackedButler
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
-from lsst.resources import ResourcePath
 
-from backbone.butler import DATASTORE
-from backbone.endpoint import sha256_of
+from backbone.butler import DATASTORE, checksum_of
 from workflow.job import TABLE, ZIP, infos
 
 
@@ -48,7 +45,7 @@ class ChunkButler:
         # QuantumBackedButler always trusts: what has no record is looked for at its predicted path, accepted or not.
         self._butler._datastore._set_trust_mode(False)
         # On the instance, since FileDatastore._create_from_config makes a FileDatastore whatever `datastore.cls` says.
-        self._butler._datastore.computeChecksum = _sha256
+        self._butler._datastore.computeChecksum = checksum_of
         self._written: list[DatasetRef] = []
         self._members: list[tuple[DatasetRef, bytes]] = []
 
@@ -85,8 +82,3 @@ class ChunkButler:
     def forget(self, datasets: Iterable[Any]) -> None:
         """Make datasets unreadable: what a failed quantum wrote must not feed a later one."""
         self.known.difference_update(datasets)
-
-
-def _sha256(uri: ResourcePath) -> str:
-    """SHA-256 of what the datastore has just written; a remote object is read back."""
-    return sha256_of(Path(uri.ospath)) if uri.isLocal else sha256_of(uri.read())

@@ -1,8 +1,11 @@
 """The configuration that keeps attempts apart."""
 
-from lsst.daf.butler import Config
+import hashlib
 
-from backbone.butler import DATASTORE, attempt_config, attempt_prefix
+from lsst.daf.butler import Config
+from lsst.resources import ResourcePath
+
+from backbone.butler import DATASTORE, attempt_config, attempt_prefix, checksum_of
 
 
 def templates_of(node):
@@ -28,3 +31,11 @@ def test_name_is_pinned_root_is_the_sites_and_no_cache_is_shared(tmp_path):
     assert config["datastore", "root"] == str(tmp_path)
     assert config["datastore", "cached", "expiry", "mode"] == "disabled"
     assert config["datastore", "checksum"] is True
+
+
+def test_checksum_is_of_a_file_as_of_what_is_no_file(tmp_path):
+    file, packed = ResourcePath(tmp_path / "file"), ResourcePath("resource://backbone/butler.py")
+    for uri, content in ((file, bytes(range(256)) * 10_000), (packed, packed.read())):
+        if uri.isLocal:
+            uri.write(content)
+        assert checksum_of(uri) == hashlib.sha256(content).hexdigest()

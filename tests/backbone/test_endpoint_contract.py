@@ -122,6 +122,24 @@ def test_delete_is_repeatable(endpoint):
         endpoint.get("k")
 
 
+def test_discard_leaves_nothing_of_a_folder_but_what_is_to_be_kept(endpoint):
+    for key in ("a/1", "a/b/2", "a/b/3", "ab/4"):
+        endpoint.put(key, b"x")
+    assert endpoint.discard("a/", keep={"a/b/2"}) == 2
+    assert list(endpoint.list("")) == ["a/b/2", "ab/4"]
+    assert endpoint.discard("a/") == 1
+    assert endpoint.discard("a/") == 0
+    assert list(endpoint.list("")) == ["ab/4"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "a", "../", "a/../"])
+def test_discard_takes_one_folder_alone(endpoint, prefix):
+    endpoint.put("a/1", b"x")
+    with pytest.raises(AccessRefused, match="refused"):
+        endpoint.discard(prefix)
+    assert list(endpoint.list("")) == ["a/1"]
+
+
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\x00b", "a\nb", "a\\b", "ﬁle", "x" * 1025]
 )
@@ -174,7 +192,7 @@ def test_killed_writer_leaves_nothing_visible(tmp_path):
     fifo = tmp_path / "slow"
     os.mkfifo(fifo)
     code = "import sys, pathlib; from backbone.folder import FolderEndpoint, _PART; import backbone.folder as f\n"
-    code += "f.sha256_of = lambda c: 'x'\nFolderEndpoint(sys.argv[1], name='e').put('k', pathlib.Path(sys.argv[2]))"
+    code += "f.sha256_of = lambda c: 'x'\nFolderEndpoint(sys.argv[1], name='e').put('a/k', pathlib.Path(sys.argv[2]))"
     writer = subprocess.Popen([sys.executable, "-c", code, tmp_path / "e", fifo])
     with fifo.open("wb") as pipe:
         pipe.write(b"x" * 4096)
@@ -184,9 +202,22 @@ def test_killed_writer_leaves_nothing_visible(tmp_path):
     endpoint = FolderEndpoint(tmp_path / "e", name="e")
     assert list(endpoint.list("")) == []
     with pytest.raises(ObjectAbsent):
-        endpoint.get("k")
-    endpoint.put("k", b"whole")
-    assert endpoint.get("k") == b"whole"
+        endpoint.get("a/k")
+    endpoint.put("a/k", b"whole")
+    assert endpoint.get("a/k") == b"whole"
+    assert len(list((tmp_path / "e" / "a").iterdir())) == 2, "the half and the whole"
+    assert endpoint.discard("a/") == 1
+    assert not (tmp_path / "e" / "a").exists()
+
+
+def test_upload_of_a_killed_writer_is_discarded(s3_url):
+    client = boto3.client("s3", endpoint_url=s3_url, **CREDENTIALS)
+    client.create_bucket(Bucket="halves")
+    for key in ("p/a/k", "p/b/k"):
+        client.create_multipart_upload(Bucket="halves", Key=key)
+    S3Endpoint("halves", "p", name="s3", client=client).discard("a/")
+    assert [u["Key"] for u in client.list_multipart_uploads(Bucket="halves")["Uploads"]] == ["p/b/k"]
+    client.close()
 
 
 def test_endpoints_open_by_uri(tmp_path):
