@@ -9,12 +9,12 @@ import sep
 from numpy.typing import NDArray
 
 from payloads.background import Sky, estimate_background, grow
-from payloads.cosmic_rays import find_cosmic_rays
+from payloads.cosmic_rays import find_cosmic_rays, star_falls
 from payloads.detection import Detections, NothingDetected, SourceFlag, detect, flag_sources
 from payloads.mask import UNUSABLE, Mask, any_set
 from payloads.photometry import PsfFit, add_sources, aperture_flux, fit_psf_flux, psf_aperture_fraction
 from payloads.psf import PsfModel
-from payloads.stars import build_psf, choose_stars, guess_fwhm
+from payloads.stars import build_psf, choose_stars, common_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ def characterize(
         raise NothingDetected("every pixel of the frame is masked: look at its calibrations")
     rough = estimate_background(data, unusable, box_px=config.box_px)
     image = data - rough.image
-    fwhm, sources = _first_look(image, rough.noise, unusable)
-    hit = find_cosmic_rays(image, variance, unusable, fwhm, sigma=config.cosmic_ray_sigma)
+    fwhm, falls, sources = _first_look(image, rough.noise, unusable)
+    hit = find_cosmic_rays(image, variance, unusable, falls, sigma=config.cosmic_ray_sigma)
     mask[hit] |= np.uint32(Mask.CR)
     unusable |= hit
     sky = estimate_background(data, unusable, box_px=config.box_px, sources=grow(sources, 2.0 * fwhm))
@@ -88,12 +88,14 @@ def characterize(
 
 def _first_look(
     image: NDArray[np.float32], noise: NDArray[np.float32], unusable: NDArray[np.bool_]
-) -> tuple[float, NDArray[np.bool_]]:
+) -> tuple[float, NDArray[np.float64], NDArray[np.bool_]]:
+    """FWHM, how stars fall from their peaks (see payloads.cosmic_rays), and the pixels of bright sources."""
     bright = detect(image, noise, unusable, 3.0, threshold=10.0, min_pixels=5, deblend_contrast=1.0)
-    fwhm = guess_fwhm(image, bright, unusable)
+    fwhm, stars = common_width(image, bright, unusable)
     if not np.isfinite(fwhm):
         raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")
-    return max(fwhm, 1.5), bright.footprint
+    fwhm = max(fwhm, 1.5)
+    return fwhm, star_falls(image, unusable, bright.x[stars], bright.y[stars], fwhm), bright.footprint
 
 
 def _without_faint_sources(

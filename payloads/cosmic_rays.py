@@ -7,13 +7,44 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1))
+_FEWEST_STARS = 20
+
+
+def gaussian_falls(fwhm_px: float) -> NDArray[np.float64]:
+    """What each of the four pairs of opposite neighbours has of a centred star's peak (4,), were it a Gaussian of `fwhm_px`."""
+    return np.array([np.exp(-0.5 * (dy * dy + dx * dx) / (fwhm_px / 2.3548) ** 2) for dy, dx in _PAIRS])
+
+
+def star_falls(
+    data: NDArray[np.float32], unusable: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64], fwhm_px: float
+) -> NDArray[np.float64]:
+    """The same as the frame's own stars at (x, y) have it, where they are sharper than the Gaussian.
+
+    Stars with a narrow core and broad wings, sampled by hardly two pixels, fall much faster from their centres than a Gaussian
+    of their half-light width. The sharpest twentieth is not looked at: a cosmic ray may be among the stars. With too few stars
+    it is the Gaussian's.
+    """
+    gaussian = gaussian_falls(fwhm_px)
+    ny, nx = data.shape
+    column, row = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+    inside = (column >= 2) & (row >= 2) & (column < nx - 2) & (row < ny - 2)
+    column, row = column[inside], row[inside]
+    t = np.arange(-1, 2)
+    near = data[row[:, None, None] + t[:, None], column[:, None, None] + t].reshape(-1, 9)
+    highest = near.argmax(axis=1)
+    pixels = (row + highest // 3 - 1) * nx + column + highest % 3 - 1
+    blocked = ndimage.binary_dilation(unusable, np.ones((3, 3), dtype=bool)) if unusable.any() else unusable
+    pixels = pixels[~blocked.flat[pixels] & (data.flat[pixels] > 0)]
+    if pixels.size < _FEWEST_STARS:
+        return gaussian
+    return np.minimum(gaussian, np.percentile(_pair_means(data, pixels) / data.flat[pixels], 5, axis=1))
 
 
 def find_cosmic_rays(
     data: NDArray[np.float32],
     variance: NDArray[np.float32],
     unusable: NDArray[np.bool_],
-    fwhm_px: float,
+    falls: NDArray[np.float64],
     *,
     sigma: float = 6.0,
     sharper: float = 1.35,
@@ -22,11 +53,10 @@ def find_cosmic_rays(
     """Pixels (ny, nx) bool hit by cosmic rays, in background-subtracted `data` with its `variance`.
 
     The test of SDSS Photo (Lupton; also LSST's): a pixel stands `sigma` above the mean of each of its four pairs of opposite
-    neighbours, and over at least one pair, noise allowed for, by more than `sharper` times what a star's centre does. A star is a
-    Gaussian of `fwhm_px` here, wider in the wings in truth, which errs towards the stars; `sharper` leaves room for centring and
-    sampling. In later rounds, pixels found are replaced by the mean of their lowest pair, and pixels beside them need half the
-    sigma, so that tracks are followed. Saturated and bad pixels (`unusable`) are never cosmic rays, nor do their neighbours
-    count as sharp.
+    neighbours, and over at least one pair, noise allowed for, by more than `sharper` times what a star's centre does; `falls`
+    (4,) says what that is, from `star_falls` or `gaussian_falls`, and `sharper` leaves room for a PSF that varies. In later
+    rounds, pixels found are replaced by the mean of their lowest pair, and pixels beside them need half the sigma, so that
+    tracks are followed. Saturated and bad pixels (`unusable`) are never cosmic rays, nor do their neighbours count as sharp.
     """
     image = np.where(unusable, np.float32(0.0), data).astype(np.float32)
     noise = np.sqrt(np.maximum(variance, 0.0)).astype(np.float32)
@@ -36,7 +66,7 @@ def find_cosmic_rays(
     for number in range(rounds):
         threshold = np.where(beside, sigma / 2, sigma).astype(np.float32) if number else np.float32(sigma)
         pixels = np.flatnonzero(_candidates(image, noise * threshold) & ~blocked & ~found)
-        hits = pixels[_sharp(image, noise, pixels, fwhm_px, sharper)]
+        hits = pixels[_sharp(image, noise, pixels, falls, sharper)]
         if not hits.size:
             break
         found.flat[hits] = True
@@ -68,12 +98,10 @@ def _pair_means(image: NDArray[np.float32], pixels: NDArray[np.int64]) -> NDArra
 
 
 def _sharp(
-    image: NDArray[np.float32], noise: NDArray[np.float32], pixels: NDArray[np.int64], fwhm_px: float, sharper: float
+    image: NDArray[np.float32], noise: NDArray[np.float32], pixels: NDArray[np.int64], falls: NDArray[np.float64], sharper: float
 ) -> NDArray[np.bool_]:
     value, error = image.ravel()[pixels], noise.ravel()[pixels]
-    width = fwhm_px / 2.3548
     keep = np.zeros(len(pixels), dtype=bool)
-    for mean, (dy, dx) in zip(_pair_means(image, pixels), _PAIRS, strict=True):
-        fall = np.exp(-0.5 * (dy * dy + dx * dx) / width**2)  # of a star centred on the pixel
+    for mean, fall in zip(_pair_means(image, pixels), falls, strict=True):
         keep |= (value - 2.0 * error) * fall > sharper * (np.maximum(mean, 0.0) + 2.0 * error / np.sqrt(2.0))
     return keep

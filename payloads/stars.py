@@ -25,22 +25,25 @@ def shortest_interval(values: NDArray[np.floating], part: float = 0.4) -> tuple[
     return float(inside.mean()), float(max(widths[start] / 2, 1e-6))
 
 
-def guess_fwhm(data: NDArray[np.float32], found: Detections, unusable: NDArray[np.bool_], *, at_most: int = 300) -> float:
-    """FWHM in px of the common width of bright sources: twice the half-light radius of the brightest. nan without sources.
+def common_width(
+    data: NDArray[np.float32], found: Detections, unusable: NDArray[np.bool_], *, at_most: int = 300
+) -> tuple[float, NDArray[np.int64]]:
+    """FWHM in px of the common width of bright sources, twice their half-light radius, and which of them have it, to a third.
 
-    Taken from what most sources share, so that neither cosmic rays nor galaxies count unless they are the majority.
+    Taken from what most sources share, so that neither cosmic rays nor galaxies count unless they are the majority; the indices
+    are of stars and little else. nan without sources.
     """
     ny, nx = data.shape
     inside = (found.x > 12) & (found.y > 12) & (found.x < nx - 13) & (found.y < ny - 13) & (found.n_pixels >= 5)
     index = np.flatnonzero(inside)
     index = index[np.argsort(-found.peak[index])][:at_most]
     if not index.size:
-        return float("nan")
+        return float("nan"), index
     radius, _ = sep.flux_radius(
         np.ascontiguousarray(data), found.x[index], found.y[index], np.full(len(index), 10.0), 0.5, mask=unusable, subpix=5
     )
     middle, _ = shortest_interval(2.0 * radius[radius > 0])
-    return middle
+    return middle, index[np.abs(2.0 * radius - middle) < middle / 3.0]
 
 
 def choose_stars(

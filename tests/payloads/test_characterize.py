@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from payloads.background import estimate_background
 from payloads.characterize import Characterized, characterize
-from payloads.cosmic_rays import find_cosmic_rays
+from payloads.cosmic_rays import find_cosmic_rays, gaussian_falls
 from payloads.detection import NothingDetected, SourceFlag
 from payloads.mask import Mask
 
@@ -146,9 +146,19 @@ def test_cosmic_rays_are_flagged_and_star_cores_are_not(scene: Scene, found: Cha
 @pytest.mark.parametrize("fwhm", [2.0, 2.4])
 def test_cores_of_sharp_stars_are_no_cosmic_rays(fwhm: float) -> None:
     sharp = _scene(7, fwhm=fwhm, hits=0)
-    hits = find_cosmic_rays(sharp.data - np.float32(SKY), sharp.variance, np.zeros(SHAPE, dtype=bool), fwhm)
+    hits = find_cosmic_rays(sharp.data - np.float32(SKY), sharp.variance, np.zeros(SHAPE, dtype=bool), gaussian_falls(fwhm))
     cores = hits[np.rint(sharp.y).astype(int), np.rint(sharp.x).astype(int)]
     assert not cores.any()
+
+
+def test_sharp_cores_on_broad_wings_are_no_cosmic_rays_and_cosmic_rays_still_are() -> None:
+    """Half the light lies far out, so that the width of the half-light says nothing of the core (a real camera, binned 3 x 3)."""
+    narrow, broad = _scene(11, fwhm=1.7, hits=30), _scene(11, fwhm=4.5, hits=0)
+    data = narrow.data + broad.data - np.float32(SKY)
+    variance = narrow.variance + broad.variance - np.float32(SKY + READ_NOISE**2) + np.float32(READ_NOISE**2)
+    flagged = (characterize(data, variance, narrow.mask).mask & Mask.CR) != 0
+    assert flagged[narrow.hits].mean() > 0.9
+    assert (flagged & ~narrow.hits).sum() <= 5
 
 
 def test_saturated_sources_are_flagged_and_others_left_alone(scene: Scene) -> None:
