@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from astropy.table import Table
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from payloads.formatters import wcs_of
 from payloads.mask import Mask, any_set
+from payloads.report.masters import residual_noise_ratio
 from payloads.report.products import Products
 from payloads.report.truth import Truth, found_asteroids, match, wcs_offset_px
 
@@ -23,11 +24,12 @@ def summarise(home: Path, instrument: str, truth_dir: Path | None = None, known:
 
     `truth_dir`: the truth of a simulated survey. `known`: CSV `visit,x,y[,detector]`, where an object is known to be.
 
-    - bias_noise_ratio, dark_noise_ratio: worst master's noise over what its inputs' noise gives; 1 is perfect
+    - bias_noise_ratio, dark_noise_ratio: worst master's noise about the true one, without truth from pixel to pixel, over what
+      its inputs' noise gives; 1 is perfect
     - flat_rms: worst master's rms relative difference to the true flat; without truth, its noise
     - astrometry_rms_pix: median over frames of the rms distance to the true WCS; without truth, of matched stars
     - transient_completeness_snr10: share of true transients' epochs at S/N >= 10, on frames differenced and where the template
-      covers them, with a DIASource within 2 px
+      covers them, with an alert within 2 px
     - alert_unmatched_fraction: share of alerts without anything within 2 px that truly differs from the template by 3 sigma
     - asteroid_tracklet_fraction: of asteroids at S/N >= 5 in three exposures of a night, those with a tracklet
     - known_object_max_offset_pix: largest distance of a known position from the nearest DIASource of its frame
@@ -37,8 +39,8 @@ def summarise(home: Path, instrument: str, truth_dir: Path | None = None, known:
         sources = products.table("dia_source", products.prompt)
         result: dict[str, Any] = {
             "instrument": instrument,
-            "bias_noise_ratio": _worst(products.metadata("combineBias"), "noise_ratio"),
-            "dark_noise_ratio": _worst(products.metadata("combineDark"), "noise_ratio"),
+            "bias_noise_ratio": _noise_ratio(products, truth, "bias"),
+            "dark_noise_ratio": _noise_ratio(products, truth, "dark"),
             "flat_rms": _flat_rms(products, truth),
             "astrometry_rms_pix": _astrometry(products, truth),
             "transient_completeness_snr10": None,
@@ -58,6 +60,12 @@ def _worst(metadata: list[dict[str, Any]], key: str) -> float | None:
     values = np.array([float(m[key]) for m in metadata if key in m])
     values = values[np.isfinite(values)]
     return float(values[np.argmax(np.abs(np.log(values)))]) if values.size else None
+
+
+def _noise_ratio(products: Products, truth: Truth | None, kind: Literal["bias", "dark"]) -> float | None:
+    if truth is not None:
+        return residual_noise_ratio(products, truth, kind)
+    return _worst(products.metadata(f"combine{kind.capitalize()}"), "noise_ratio")
 
 
 def _flat_rms(products: Products, truth: Truth | None) -> float | None:
@@ -98,8 +106,9 @@ def _against_truth(products: Products, truth: Truth, sources: Table) -> dict[str
     epochs = truth.epochs["transient"]
     strong = epochs[(np.asarray(epochs["snr"]) >= 10) & _on(frames, epochs)]
     covered = _covered(products, frames, strong)
-    seen = match(strong, sources) >= 0
-    real = _alerts(products, truth, sources)
+    told = sources[np.isin(np.asarray(sources["diaSourceId"], np.int64), products.alert_ids())] if len(sources) else sources
+    seen = match(strong, told) >= 0
+    real = _true(truth, told)
     asteroids = truth.epochs["asteroid"]
     linked, linkable = found_asteroids(
         asteroids[_on(frames, asteroids)], sources, products.table("tracklet_source", products.prompt)
@@ -110,17 +119,17 @@ def _against_truth(products: Products, truth: Truth, sources: Table) -> dict[str
         "asteroid_tracklet_fraction": linked / linkable if linkable else None,
         "truth": {
             "transient_epochs_snr10": int(covered.sum()),
+            "alerts": len(real),
             "alerts_unmatched": int((~real).sum()),
             "asteroids_linkable": linkable,
         },
     }
 
 
-def _alerts(products: Products, truth: Truth, sources: Table) -> NDArray[np.bool_]:
+def _true(truth: Truth, told: Table) -> NDArray[np.bool_]:
     """Of each source that an alert was sent of, whether something true is within reach."""
-    if not len(sources):
+    if not len(told):
         return np.zeros(0, bool)
-    told = sources[np.isin(np.asarray(sources["diaSourceId"], np.int64), products.alert_ids())]
     changed = truth.changed()
     changed.rename_column("exposure", "visit")
     places = told["visit", "detector", "x", "y"]

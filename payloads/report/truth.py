@@ -49,6 +49,11 @@ class Truth:
         row = np.flatnonzero((self.frames["exposure"] == exposure) & (self.frames["detector"] == detector))
         return None if not row.size else WCS(fits.Header.fromstring(str(self.frames["wcs"][row[0]]), sep="\n"))
 
+    def master(self, kind: str, detector: int) -> NDArray[np.floating] | None:
+        """The true bias pattern (ADU) or dark current (electron/s) of a detector."""
+        path = self.folder / f"detectors/{detector:03d}" / {"bias": "bias_adu.npy", "dark": "dark_electron_s.npy"}[kind]
+        return np.load(path) if path.exists() else None
+
     def flat(self, detector: int, physical_filter: str) -> NDArray[np.floating] | None:
         """The true response of a detector in a filter, median 1."""
         path = self.folder / f"detectors/{detector:03d}/flat_{physical_filter}.npy"

@@ -201,6 +201,10 @@ class CombineDarkTask(_CombineTask):
         hot = bad_from_dark(master.mean, sigma=self.config.hot_sigma, floor=self.config.hot_adu_s)
         plane = master_plane(master, np.where(hot, np.uint32(Mask.BAD), np.uint32(0)))
         cards = self._report(master, plane)
+        if zero.variance is not None:
+            # The one bias was taken off every frame: its noise is common to all and no combination lessens it.
+            plane = replace(plane, variance=plane.variance + zero.variance / np.float32(np.mean(used) ** 2))
+            cards["NOISEEXP"] = float(np.sqrt(np.median(plane.variance[plane.mask == 0])))
         self.metadata["median_adu_s"] = float(np.median(plane.data[~hot]))
         return pipe_base.Struct(dark=image_of(plane, u.adu / u.s, cards))
 

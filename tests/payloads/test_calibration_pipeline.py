@@ -170,6 +170,7 @@ def test_dark_is_per_second_and_as_quiet_as_it_can_be(truth: Truth, dark: CCDDat
     assert residual.std() <= 1.05 * expected
     assert residual.mean() == pytest.approx(0.0, abs=0.1 * expected)
     assert dark.unit == u.adu / u.s
+    assert dark.meta["NOISEEXP"] == pytest.approx(expected, rel=0.05)
 
 
 def test_hot_pixels_are_bad_in_the_dark_and_no_others(truth: Truth, dark: CCDData) -> None:
