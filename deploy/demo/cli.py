@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from payloads.report import write_report
+from workflow.campaigns import Campaigns
 from rich.console import Console
 
 from deploy.demo.drive import Drive
@@ -61,7 +62,8 @@ def demo(
             drive.run_all(case.runs())
         seconds.update(drive.seconds)
         with _stage("report", console, seconds):
-            summary = write_report(home, home / "report", case.instrument, truth_dir=frames.truth, known=known)
+            rows = _campaigns(home)
+            summary = write_report(home, home / "report", case.instrument, frames.truth, known, campaigns=rows)
         _tell(home, summary, seconds, console)
     finally:
         if keep:
@@ -76,6 +78,22 @@ def _stage(name: str, console: Console, seconds: dict[str, float]) -> Iterator[N
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 1)
+
+
+def _campaigns(home: Path) -> list[dict[str, object]]:
+    """A row for each step of each campaign, for the report's table."""
+    return [
+        {
+            "campaign": campaign.name,
+            "step": step.name,
+            "state": step.state.value,
+            "expected": step.expected,
+            "published": step.published,
+            "failed": step.failed,
+        }
+        for campaign in Campaigns.open(home).every()
+        for step in campaign.steps
+    ]
 
 
 def _tell(home: Path, summary: dict[str, object], seconds: dict[str, float], console: Console) -> None:
