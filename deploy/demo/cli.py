@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from payloads.report import write_report
-from workflow.campaigns import Campaigns
 from rich.console import Console
 
 from deploy.demo.drive import Drive
@@ -18,6 +16,8 @@ from deploy.demo.prepare import Frames, prepare, simulated
 from deploy.rest import AirflowClient
 from deploy.stack import Stack
 from payloads.camera import Camera
+from payloads.report import write_report
+from workflow.campaigns import Campaigns
 
 
 @click.command()
