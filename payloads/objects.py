@@ -48,7 +48,7 @@ class ObjectSettings:
 
     threshold_sigma: float = 5.0  # of the combined matched filter, as a Gaussian's chance
     least_snr: float = 4.0  # of the fitted fluxes together: below, a detection was noise or a neighbour's
-    min_pixels: int = 3
+    min_pixels: int = 1  # the image is smoothed already: of a faint source of two pixels' width only the peak passes
     deblend_levels: int = 32
     deblend_contrast: float = 0.005
     aperture_fwhm: float = 2.0  # radius of the aperture, in FWHM of the broadest band
