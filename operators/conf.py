@@ -150,10 +150,11 @@ class Year(Span):
     unit = "year"
     skymap: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$", description="sky map; empty: the one named as the instrument")
     release: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$", description="the release that follows; empty: none")
+    number: int = Field(default=1, ge=1, le=63, description="number of that release, part of every id of it: never one twice")
 
     def release_conf(self) -> dict[str, Any]:
         """The conf of the release that follows."""
-        keys = ("instrument", "variant", "serial", "first_day", "last_day", "skymap", "release")
+        keys = ("instrument", "variant", "serial", "first_day", "last_day", "skymap", "release", "number")
         return self.model_dump(include=set(keys))
 
 
@@ -162,6 +163,7 @@ class Release(Template):
 
     scheduled = False
     release: str = Field(pattern=_WORD, description="name of the release: collection releases/NAME")
+    number: int = Field(default=1, ge=1, le=63, description="number of the release, part of every id of it: never one twice")
     mini_every: int = Field(default=10, ge=1, description="the mini-release takes every n-th patch: 10 is some 10 % of the sky")
     auto_approve: bool = Field(default=False, description="approve without a person, recorded as `demo`: for demonstrations")
 
@@ -171,7 +173,7 @@ class Release(Template):
 
     def parameters(self) -> dict[str, Any]:
         """See Conf."""
-        return {**super().parameters(), "release": self.release}
+        return {**super().parameters(), "release": self.release, "number": self.number}
 
 
 SCHEMAS: dict[str, type[Conf]] = {

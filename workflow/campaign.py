@@ -49,6 +49,7 @@ class Work:
             inputs=(*runs, *(self.fill(text, step.name) for text in step.inputs)),
             where=self.fill(step.where, step.name),
             group_by=step.group_by,
+            config=step.settings(self.name, self.values),
             max_quanta=self.context.engine.max_group_quanta,
         )
 

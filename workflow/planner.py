@@ -47,6 +47,8 @@ class StepPlan:
     where: str
     group_by: tuple[str, ...]
     max_quanta: int
+    config: tuple[tuple[str, str, Any], ...] = ()
+    """(task label, field, value) over the pipeline's own."""
 
     @property
     def run(self) -> str:
@@ -99,6 +101,8 @@ def plan_group(
         _same_place(client, archive)
         executor = SeparablePipelineExecutor(client)
         pipeline = executor.make_pipeline(plan.pipeline)
+        for label, field, value in plan.config:
+            pipeline.addConfigOverride(label, field, value)
         builder = executor.make_quantum_graph_builder(pipeline, where=_narrowed(plan.where, group))
         components = builder.finish(output=None, attach_datastore_records=True)
         count = sum(components.header.n_task_quanta.values())

@@ -124,6 +124,26 @@ class Step(Strict):
     memory_mb: int | None = Field(default=None, description="of a job, until something better is learned")
     time_limit_s: float | None = Field(default=None, gt=0, description="a quantum that runs longer is hung")
     finish: tuple[Finish, ...] = ()
+    config: dict[str, dict[str, str | int | float | bool]] = Field(
+        default_factory=dict,
+        description="task label → field (dotted) → value, over the pipeline's own; texts may name parameters",
+    )
+
+    def settings(self, campaign: str, values: Mapping[str, Value]) -> tuple[tuple[str, str, Value | bool], ...]:
+        """The config with parameters in place, as (label, field, value); a text that is one parameter keeps its type."""
+        whole = {f"{{{name}}}": value for name, value in values.items()}
+        return tuple(
+            (label, field, self._setting(value, whole, campaign, values))
+            for label, fields in self.config.items()
+            for field, value in fields.items()
+        )
+
+    def _setting(
+        self, value: Value | bool, whole: Mapping[str, Value], campaign: str, values: Mapping[str, Value]
+    ) -> Value | bool:
+        if not isinstance(value, str):
+            return value
+        return whole[value] if value in whole else filled(value, campaign=campaign, step=self.name, values=values)
 
     def templates(self) -> list[str]:
         """Every text of the step that may name parameters."""
@@ -131,7 +151,7 @@ class Step(Strict):
         for action in self.finish:
             texts += [action.certify.into, action.certify.begin] if action.certify else []
             texts += [action.chain] if action.chain else []
-        return texts
+        return texts + [value for fields in self.config.values() for value in fields.values() if isinstance(value, str)]
 
 
 class Retries(Strict):

@@ -76,9 +76,10 @@ def test_offline_works_off_the_first_campaign_of_its_night_unless_said():
 
 
 def test_release_of_the_year_is_a_conf_of_the_release():
-    year = conf.read("calibration_annual", {"instrument": "simcam", "release": "dr1"}, NOW)
+    year = conf.read("calibration_annual", {"instrument": "simcam", "release": "dr1", "number": 7}, NOW)
     release = conf.read("release", year.release_conf(), NOW)
     assert release.run_id("release") == "release__dr1_1"
     assert release.parameters() == {
-        "instrument": "simcam", "first_day": 20250101, "last_day": 20251231, "skymap": "simcam", "release": "dr1"
+        "instrument": "simcam", "first_day": 20250101, "last_day": 20251231, "skymap": "simcam", "release": "dr1",
+        "number": 7,
     }  # fmt: skip

@@ -123,3 +123,16 @@ def test_what_the_ledger_keeps_of_a_production_is_the_same_production():
     assert again == production
     assert not again.parameters["filters"].required
     assert again.parameters["day_obs"].required
+
+
+def test_config_takes_parameters_with_their_type_and_knows_no_others():
+    steps = [{**GOOD["steps"][0], "config": {"combineBias": {"minimum": 3, "clip": "{day_obs}", "text": "of {day_obs}"}}}]
+    production = Production.load({**GOOD, "steps": steps})
+    assert production.steps[0].settings("c1", production.values({"instrument": "c", "day_obs": 20270101})) == (
+        ("combineBias", "minimum", 3),
+        ("combineBias", "clip", 20270101),
+        ("combineBias", "text", "of 20270101"),
+    )
+    steps[0]["config"]["combineBias"]["clip"] = "{day_ob}"
+    with pytest.raises(ProductionError, match="day_obs"):
+        Production.load({**GOOD, "steps": steps})
