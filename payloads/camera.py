@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backbone.errors import PermanentError
+
 _SECTION = re.compile(r"^\[(\d+):(\d+),(\d+):(\d+)\]$")
 
 
-class CameraError(ValueError):
+class CameraError(PermanentError, ValueError):
     """A camera description that cannot be used; the message names file, key and what would be right."""
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import traceback
+from collections.abc import Iterator
 
 from backbone.errors import TransientError
 from workflow.job import Failure
 
 _TAIL = 4000
+# How numpy and astropy say, in an OSError without a number, that a disk is full.
+_FULL = re.compile(r"not enough space on disk|\d+ requested and \d+ written", re.IGNORECASE)
 _HOST = frozenset(
     {
         errno.ENOSPC,
@@ -27,26 +31,34 @@ _HOST = frozenset(
 
 def classify(error: BaseException) -> Failure:
     """The class of an exception out of a task: by the first of it and its causes that says something; else the science's own."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
+    for cause in _causes(error):
         if isinstance(cause, MemoryError):
             return "out_of_memory"
         if isinstance(cause, FileNotFoundError):
             return "missing_input"
         if isinstance(cause, (TransientError, ConnectionError)):
             return "infrastructure"
-        if isinstance(cause, OSError) and cause.errno in _HOST:
+        if isinstance(cause, OSError) and (cause.errno in _HOST or (cause.errno is None and _FULL.search(str(cause)))):
             return "infrastructure"
-        cause = cause.__cause__ or cause.__context__
     return "science"
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception, its cause, that one's cause, ..."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def describe(error: BaseException) -> str:
-    """Type, message and the end of the traceback."""
+    """Type, message, the same of what was at the bottom of it, and the end of the traceback."""
     text = "".join(traceback.format_exception(error))
-    return f"{type(error).__name__}: {error}\n{text[-_TAIL:]}"
+    *_, first = _causes(error)
+    because = "" if first is error else f", because of {type(first).__name__}: {first}"
+    return f"{type(error).__name__}: {error}{because}\n{text[-_TAIL:]}"
 
 
 def of_death(exit_code: int, *, rss_mb: float, limit_mb: int, killed_for: Failure | None) -> tuple[Failure, str]:

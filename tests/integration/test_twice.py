@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from astropy.table import Table
 
 from deploy.demo.prepare import prepare
 from deploy.stack import default_dags
@@ -49,7 +50,10 @@ module.prepare(home, module.Frames(Camera.load(out / "camera.yaml"), out / "raw"
 
 
 def contents(home):
-    """What a prepared home holds: every dataset's type, RUN, data ID and, where it has one, SHA-256; and every record."""
+    """What a prepared home holds: every dataset's type, RUN, data ID and content, and every record.
+
+    Files that the Butler writes name their dataset, whose id is new in each repository: not their bytes are compared.
+    """
     butler = open_repository(home / "repo")
     refs = [
         ref
@@ -62,7 +66,13 @@ def contents(home):
         for kind in ("exposure", "visit", "visit_detector_region", "visit_definition", "tract", "patch")
         for record in butler.query_dimension_records(kind, explain=False, limit=None)
     ]
-    return sorted((r.datasetType.name, r.run, str(r.dataId), sums[r.id]) for r in refs), sorted(records)
+    held = {r.id: sums[r.id] if r.datasetType.name == "raw" else text_of(butler.get(r)) for r in refs}
+    return sorted((r.datasetType.name, r.run, str(r.dataId), held[r.id]) for r in refs), sorted(records)
+
+
+def text_of(thing):
+    """Everything in it; a table's own text leaves rows out."""
+    return repr((thing.colnames, thing.as_array().tolist())) if isinstance(thing, Table) else repr(thing)
 
 
 def pachon(*words, home):

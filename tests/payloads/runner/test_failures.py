@@ -30,6 +30,9 @@ def caused(outer, cause):
         (OSError(errno.EIO, "disk"), "infrastructure"),
         (EndpointFull("full"), "infrastructure"),
         (caused(RuntimeError("put failed"), ConnectionResetError()), "infrastructure"),
+        (OSError("250000 requested and 38040 written"), "infrastructure"),  # numpy's words, which come without an errno
+        (OSError("Not enough space on disk: requested 1080000, available 0."), "infrastructure"),  # those of astropy
+        (OSError("Empty or corrupt FITS file"), "science"),
         (OSError(errno.EINVAL, "science's own"), "science"),
         (np.linalg.LinAlgError("singular"), "science"),
     ],
@@ -69,3 +72,8 @@ def test_a_description_has_the_message_first_and_the_traceback_after():
         text = describe(error)
     assert text.startswith("ValueError: too cloudy\n")
     assert "test_failures.py" in text
+
+
+def test_a_description_begins_with_what_caused_it_too():
+    text = describe(caused(RuntimeError("Failed to serialize"), caused(OSError("put"), OSError(errno.ENOSPC, "disk full"))))
+    assert text.startswith("RuntimeError: Failed to serialize, because of OSError: [Errno 28] disk full\n")
