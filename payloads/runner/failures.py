@@ -31,16 +31,20 @@ _HOST = frozenset(
 
 def classify(error: BaseException) -> Failure:
     """The class of an exception out of a task: by the first of it and its causes that says something; else the science's own."""
-    for cause in _causes(error):
-        if isinstance(cause, MemoryError):
-            return "out_of_memory"
-        if isinstance(cause, FileNotFoundError):
-            return "missing_input"
-        if isinstance(cause, (TransientError, ConnectionError)):
-            return "infrastructure"
-        if isinstance(cause, OSError) and (cause.errno in _HOST or (cause.errno is None and _FULL.search(str(cause)))):
-            return "infrastructure"
-    return "science"
+    return next(filter(None, map(_class_of, _causes(error))), "science")
+
+
+def _class_of(cause: BaseException) -> Failure | None:
+    """What one exception says by itself."""
+    if isinstance(cause, MemoryError):
+        return "out_of_memory"
+    if isinstance(cause, FileNotFoundError):
+        return "missing_input"
+    if isinstance(cause, (TransientError, ConnectionError)):
+        return "infrastructure"
+    if isinstance(cause, OSError) and (cause.errno in _HOST or (cause.errno is None and _FULL.search(str(cause)))):
+        return "infrastructure"
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -54,10 +58,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def describe(error: BaseException) -> str:
-    """Type, message, the same of what was at the bottom of it, and the end of the traceback."""
+    """Type, message, the same of the cause that decides its class or was at the bottom of it, and the end of the traceback."""
     text = "".join(traceback.format_exception(error))
-    *_, first = _causes(error)
-    because = "" if first is error else f", because of {type(first).__name__}: {first}"
+    causes = list(_causes(error))
+    cause = next(filter(_class_of, causes), causes[-1])
+    because = "" if cause is error else f", because of {type(cause).__name__}: {cause}"
     return f"{type(error).__name__}: {error}{because}\n{text[-_TAIL:]}"
 
 

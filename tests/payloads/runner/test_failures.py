@@ -75,5 +75,8 @@ def test_a_description_has_the_message_first_and_the_traceback_after():
 
 
 def test_a_description_begins_with_what_caused_it_too():
-    text = describe(caused(RuntimeError("Failed to serialize"), caused(OSError("put"), OSError(errno.ENOSPC, "disk full"))))
-    assert text.startswith("RuntimeError: Failed to serialize, because of OSError: [Errno 28] disk full\n")
+    short = OSError("3 requested and 2 written")
+    full = caused(RuntimeError("Failed to serialize"), caused(OSError("Not enough space on disk: requested 3"), short))
+    assert describe(full).startswith("RuntimeError: Failed to serialize, because of OSError: Not enough space on disk")
+    other = caused(RuntimeError("Failed to serialize"), caused(ValueError("no WCS"), KeyError("CRVAL1")))
+    assert describe(other).startswith("RuntimeError: Failed to serialize, because of KeyError: 'CRVAL1'\n")
