@@ -29,6 +29,11 @@ class ReliabilityConfig:
     sum_ratio: float = 0.45  # |sum of D| / sum of |D| over significant pixels
     opposite: float = 0.5  # score of a neighbour of the other sign, in units of its own
     extended: float = 0.85  # extendedness
+    sharp: float = (
+        2.5  # deficit of size against the PSF, in its error: of point sources one in a hundred passes 2, of hits nearly all 3
+    )
+    size_error: float = 1.5  # … which is this over the signal-to-noise
+    size_floor: float = 0.1  # … and this, for the PSF's own
     template_share: float = 0.02  # |flux| over the template's flux at this place: a residual of a bright star is a small share
     crowd: float = 6.0  # other sources within crowd_px
     crowd_px: float = 20.0
@@ -48,6 +53,7 @@ def reliability_factors(source: Mapping[str, NDArray], config: ReliabilityConfig
     flags = np.asarray(source["flags"], np.int64)
     snr = np.abs(np.asarray(source["snr"], float))
     chi2 = np.asarray(source["psfChi2"]) / np.maximum(source["psfNdata"], 1)
+    size = (np.asarray(source["ixx"]) + source["iyy"]) / (np.asarray(source["ixxPSF"]) + source["iyyPSF"])
     share = np.abs(source["psfFlux"]) / np.maximum(source["templateFlux"], 1e-30)
     return {
         "unusable pixels": _falling(np.asarray(source["badFraction"]), c.bad_fraction, 3),
@@ -56,6 +62,7 @@ def reliability_factors(source: Mapping[str, NDArray], config: ReliabilityConfig
         "both signs": 1 - _falling(np.asarray(source["sumRatio"]), c.sum_ratio, 6),
         "opposite neighbour": _falling(np.asarray(source["oppositeRatio"]), c.opposite, 3),
         "extended": _falling(np.asarray(source["extendedness"]), c.extended, 12),
+        "sharper than the PSF": _falling((1 - size) / np.hypot(c.size_error / np.maximum(snr, 1e-3), c.size_floor), c.sharp, 8),
         "small share of a star": 1 - _falling(share, c.template_share, 3),
         "crowd of detections": _falling(np.asarray(source["neighbours"], float), c.crowd, 3),
         "near saturation": np.where(flags & SourceFlag.NEAR_SATURATED, c.saturated, 1.0),

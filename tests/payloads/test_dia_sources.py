@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -165,6 +167,34 @@ def test_a_cosmic_ray_that_was_missed_is_not_reliable():
     assert score[star] > 0.7
     chosen = {name: float(value[ray][0]) for name, value in reliability_factors(table).items()}
     assert min(chosen, key=chosen.get) == "unlike the PSF"
+
+
+@pytest.mark.parametrize("fwhm", [2.2, 3.4])
+def test_faint_hits_of_single_pixels_are_sharper_than_the_psf_and_faint_points_are_not(fwhm):
+    """Too faint for the cosmic ray finder; a real camera's frame of 300 s has dozens."""
+    stamp = psf_stamp(fwhm)
+    flux = 8 * NOISE / np.sqrt((stamp**2).sum())
+    middle = np.arange(30, 220, 20)
+    grid = np.array(np.meshgrid(middle, middle)).reshape(2, -1)
+    rng = np.random.default_rng(5)
+
+    def points(data):
+        for x, y in (grid + rng.uniform(-0.5, 0.5, grid.shape)).T:
+            put(data, x, y, flux, fwhm)
+
+    def hits(data):
+        data[grid[1], grid[0]] += flux * (stamp**2).sum() / stamp.max()
+
+    share, sharp = [], []
+    for paint in (points, hits):
+        difference = replace(make(paint, seed=9), psf=KernelField.constant(stamp, SHAPE))
+        table, _ = detect(difference, fwhm)
+        share.append((with_reliability(table) > 0.5).mean())
+        sharp.append((reliability_factors(table)["sharper than the PSF"] < 0.5).mean())
+    assert sharp[0] < 0.03
+    assert sharp[1] > 0.15  # of many others the pixels around are so low that no size can be had: those are "extended"
+    assert share[0] > 0.9
+    assert share[1] < 0.1
 
 
 def test_nothing_is_found_on_unusable_pixels_and_what_is_near_them_says_so():
