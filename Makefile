@@ -42,7 +42,7 @@ demo: install ## raw frames to alerts, tracklets and a small release, on a real 
 	@$(BIN)/pachon demo --home $(HOME_DIR) $(if $(KEEP),--keep) $(if $(DATA),--data $(DATA)) $(if $(INSTRUMENT),--instrument $(INSTRUMENT))
 
 test: install ## all tests, against the wheel
-	@$(BIN)/pytest -q $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 soak: install ## kill -9 of everything in turn, KILLS times (default 10), and the same products all the same
 	@PACHON_SOAK_KILLS=$(or $(KILLS),10) $(BIN)/pytest -q -m kill tests/integration $(ARGS)
