@@ -42,7 +42,7 @@ SEED = int(os.environ.get("PACHON_KILL_SEED", "20270101"))
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1000 + 60 * KILLS)]
 
 LIMIT_S = 800 + 60 * KILLS  # for a machine that is busy with other things
-TIMES = {"timeProcessedMjdTai"}
+TIMES = {"timeProcessedMjdTai", "validityStartMjdTai"}  # of processing
 PROGRAMS = ("engine", "airflow-scheduler", "airflow-triggerer", "airflow-dag-processor", "airflow-api-server")
 JOB, CHILD = "job", "child"
 UNDISTURBED = """
