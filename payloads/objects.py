@@ -50,7 +50,7 @@ class ObjectSettings:
     least_snr: float = 4.0  # of the fitted fluxes together: below, a detection was noise or a neighbour's
     min_pixels: int = 1  # the image is smoothed already: of a faint source of two pixels' width only the peak passes
     deblend_levels: int = 32
-    deblend_contrast: float = 0.005
+    deblend_contrast: float = 0.0002  # of a whole blend's flux: in a cluster that is the light of hundreds of stars
     aperture_fwhm: float = 2.0  # radius of the aperture, in FWHM of the broadest band
     star_excess: float = 0.04  # a star's aperture flux exceeds that of its PSF by less than this part, noise aside
 

@@ -50,7 +50,7 @@ class MeasureObjectsConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Mea
 
     release = Field[int](doc="number of the release, 1 to 63: part of every object's id, so that ids never repeat", default=1)
     threshold_sigma = Field[float](doc="detection threshold of all bands together, as a Gaussian's chance", default=5.0)
-    deblend_contrast = Field[float](doc="least part of a blend's flux that is a source of its own", default=0.005)
+    deblend_contrast = Field[float](doc="least part of a blend's flux that is a source of its own", default=0.0002)
     aperture_fwhm = Field[float](doc="radius of the aperture, FWHM of the broadest band", default=2.0)
 
     def validate(self) -> None:
