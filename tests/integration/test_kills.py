@@ -206,6 +206,11 @@ def test_every_kill_was_done_and_every_dag_run_succeeded(ended):
     assert set(states.values()) == {"success"}, (states, f"seed {SEED}", killer.log)
 
 
+def test_dag_run_that_was_asked_for_twice_is_one_campaign(ended):
+    _, home, states, _ = ended
+    assert len(Campaigns.open(home).every()) == len(states)
+
+
 def test_products_are_those_of_an_undisturbed_run(ended):
     quiet, home, _, killer = ended
     expected, found = products(quiet), products(home)
