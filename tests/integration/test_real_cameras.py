@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from deploy.stack import default_dags
 from payloads.report.products import Products
+from payloads.tracklets import project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -191,8 +192,8 @@ def test_the_list_of_alerts_is_short_enough_to_read(lowell):
     counts = {int(v % 1000): int((alerted & (visits == v)).sum()) for v in np.unique(visits)}
     print(f"alerts by frame: {counts}, of {len(sources) / 8:.0f} DIASources a frame")
     assert len(counts) == 8
-    assert max(counts.values()) <= 75
-    assert np.median(list(counts.values())) <= 50
+    assert max(counts.values()) <= 65
+    assert np.median(list(counts.values())) <= 40
 
 
 def test_orion_gets_its_masters_from_days_apart(orion):
@@ -210,9 +211,10 @@ def test_orion_has_all_its_frames_registered_and_stacked(orion):
     assert len(products.refs("forced_source", products.releases)) == 12
 
 
-def places(table, scale_arcsec):
-    cosine = np.cos(np.radians(np.median(table["dec"])))
-    return np.column_stack([np.asarray(table["ra"]) * cosine, np.asarray(table["dec"])]) * 3600 / scale_arcsec
+def places(table, centre, scale_arcsec):
+    """Pixels in the plane about `centre` (ra, dec), which must be one for all tables that are compared."""
+    x, y = project(np.asarray(table["ra"]), np.asarray(table["dec"]), *(np.array(c) for c in centre))
+    return np.column_stack([x, y]) * 3600 / scale_arcsec
 
 
 def test_the_stack_of_m13_has_four_hundred_sources_and_both_halves_have_the_bright_ones(orion):
@@ -221,10 +223,11 @@ def test_the_stack_of_m13_has_four_hundred_sources_and_both_halves_have_the_brig
     snr = np.asarray(stack["snr"])
     strong: Table = stack[snr > 10]
     scale = camera("orion").pixel_scale_arcsec
+    centre = float(np.median(stack["ra"])), float(np.median(stack["dec"]))
     again = []
     for half in ("odd", "even"):
         found = products.table("object", [f"half/{half}"])
-        again.append(cKDTree(places(found, scale)).query(places(strong, scale))[0] < 1.5)
+        again.append(cKDTree(places(found, centre, scale)).query(places(strong, centre, scale))[0] < 1.5)
         print(f"{half} frames: {len(found)} objects, {again[-1].mean():.1%} of the stack's above 10 sigma")
     both = (again[0] & again[1]).mean()
     print(f"stack: {(snr >= 5).sum()} objects above 5 sigma, {len(strong)} above 10; {both:.1%} of these in both halves")
