@@ -30,7 +30,9 @@ class Case:
 
     instrument: str
     calibration_days: tuple[int, ...]
+    """Days with biases and flats both; none: `calibration_span` says between which days they lie."""
     science_days: tuple[int, ...]
+    calibration_span: tuple[int, int] = (0, 0)
     variant: str = ""
     """`unregistered` for a camera without usable WCS: frames are registered to one another."""
 
@@ -51,12 +53,20 @@ class Case:
         first, last = self.template_days
         days = {"first_day": self.science_days[0], "last_day": self.science_days[-1]}
         return [
-            *(DagRun("calibration", "calibration_daily", {**instrument, "day_obs": day}) for day in self.calibration_days),
+            *self._calibrations(),
             DagRun("template", "template", {**varied, "first_day": first, "last_day": last}),
             *(DagRun("nightly", "nightly", {**varied, "day_obs": day}) for day in self.nights),
             *(DagRun("offline", "offline", {**instrument, "day_obs": day}) for day in self.nights),
             DagRun("release", "release", {**varied, **days, "release": RELEASE, "auto_approve": True}),
         ]
+
+
+    def _calibrations(self) -> list[DagRun]:
+        instrument = {"instrument": self.instrument}
+        if self.calibration_days:
+            return [DagRun("calibration", "calibration_daily", {**instrument, "day_obs": day}) for day in self.calibration_days]
+        first, last = self.calibration_span
+        return [DagRun("calibration", "calibration_monthly", {**instrument, "first_day": first, "last_day": last})]
 
 
 def read_case(butler: Butler, instrument: str) -> Case:
@@ -69,11 +79,13 @@ def read_case(butler: Butler, instrument: str) -> Case:
             raise PermanentError(
                 f"instrument {instrument}: no {kind} frame was ingested; the demo needs bias, flat and science frames"
             )
+    both = kinds["bias"] | kinds["flat"]
     camera = read_camera(butler, instrument)
     known = bool(butler.query_datasets("ref_cat", collections="refcats", find_first=False, limit=1, explain=False))
     return Case(
         instrument,
         calibration_days=tuple(sorted(kinds["bias"] & kinds["flat"])),
         science_days=tuple(sorted(kinds["science"])),
+        calibration_span=(min(both), max(both)),
         variant="" if known and camera.wcs == "header" else "unregistered",
     )

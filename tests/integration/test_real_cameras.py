@@ -64,15 +64,12 @@ def night(home, folder):
 
 def release(home, folder):
     """Masters of several days, as flats came later than the night; the release; and both halves of its frames once more."""
-    from deploy.demo.case import DagRun
     from deploy.demo.local import run_locally
     from deploy.demo.prepare import Frames, prepare
     from payloads.execute import execute_pipeline
 
     case = prepare(home, Frames(camera("orion"), folder), print)
-    days = {"instrument": "orion", "first_day": 20210917, "last_day": 20210920}
-    masters = DagRun("calibration", "calibration_monthly", days)
-    run_locally(home, default_dags(), [masters, *(run for run in case.runs() if run.stage == "release")])
+    run_locally(home, default_dags(), [run for run in case.runs() if run.stage in ("calibration", "release")])
     for half, rest in (("odd", 1), ("even", 0)):
         execute_pipeline(
             home / "repo",
