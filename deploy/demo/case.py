@@ -60,7 +60,6 @@ class Case:
             DagRun("release", "release", {**varied, **days, "release": RELEASE, "auto_approve": True}),
         ]
 
-
     def _calibrations(self) -> list[DagRun]:
         instrument = {"instrument": self.instrument}
         if self.calibration_days:
