@@ -11,7 +11,7 @@ from lsst.daf.butler import Butler
 from workflow.ledger import tables as t
 from workflow.states import CampaignState, QuantumState, StepState
 
-CONTINUE = {"subset": "pair", "on_failure": "continue", "memory_mb": 1024, "time_limit_s": 5, "finish": [{"backlog": True}]}
+CONTINUE = {"subset": "pair", "on_failure": "continue", "memory_mb": 2048, "time_limit_s": 5, "finish": [{"backlog": True}]}
 
 
 def states(world, label):
@@ -42,8 +42,9 @@ def troubled(make_world, tmp_path):
     values = {
         (1, 1): once("segfault"),
         (1, 2): {"do": "raise", "unless": str(tmp_path / "mended")},
-        # Address space is limited to twice the memory: too much for 1024, and with what a process maps anyway well within 2048.
-        (1, 3): {"do": "memory", "mb": 2300},
+        # Data is limited to twice the memory: too much for 2048 MB, and well within that of 4096 MB whatever pytest's own
+        # process, of which these jobs are forks, has by then.
+        (1, 3): {"do": "memory", "mb": 4000},
         (2, 0): once("hang"),
         (2, 1): {"do": "exit", "unless": str(tmp_path / "mended")},
         (2, 2): once("kill"),
@@ -74,8 +75,8 @@ def test_each_failure_is_told_apart_and_costs_its_own_quantum_alone(troubled, tm
     assert "2 quanta failed" in step.reason
     # The memory that was needed is remembered; a segmentation fault asked for none.
     jobs = {r.memory_mb for r in world.rows(sa.select(t.job.c.memory_mb))}
-    assert jobs == {1024, 2048}
-    assert {r.label: r.memory_mb for r in world.rows(sa.select(t.label_stats))} == {"first": 2048, "second": None}
+    assert jobs == {2048, 4096}
+    assert {r.label: r.memory_mb for r in world.rows(sa.select(t.label_stats))} == {"first": 4096, "second": None}
     # No work is a success without the output.
     butler = Butler.from_config(str(world.home / "repo"))
     made = {
