@@ -6,6 +6,7 @@ alone, so that the same command given twice is the same run and the same campaig
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar, Literal
@@ -38,13 +39,13 @@ class Conf(Strict):
     serial: int = Field(default=1, ge=1, description="number of this repetition: another number is another campaign")
     command: str = Field(default="", description="the observatory control system's own id of this command, if it has one")
 
+    @abstractmethod
     def subject(self) -> list[str]:
         """The words that say what this run is about, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """Parameters of the production."""
-        raise NotImplementedError
 
     def campaign(self, production: str) -> str:
         """Name of the campaign, the same whenever the same is asked for; part of the names of its collections."""
