@@ -4,18 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= pachon-demo
-SOURCES := $(shell find backbone deploy operators payloads workflow -type f -not -name '*.pyc' 2>/dev/null)
+SOURCES := $(shell find backbone deploy operators payloads services workflow -type f -not -name '*.pyc' 2>/dev/null)
 # Trust what the machine trusts: observatories sit behind proxies with certificates of their own.
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test soak lint bench up down status clean requirements
+.PHONY: help install dev demo test soak soak-engine soak-backbone lint bench up down status clean requirements
 
 help: ## what there is to do
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo KEEP=1                              leaves the web UI running, prints its address and login"
 	@echo "  make demo DATA=PATH INSTRUMENT=lowell42       the same DAGs on frames of a real camera"
+	@echo "  make demo SITES=two                           raw at base, jobs at ncsa and ccin2p3, products at two access centres;"
+	@echo "                                                STORE=folders POOLS=local without S3 servers and HTCondor"
 	@echo "  make demo HOME_DIR=PATH                       where everything goes (default: $(HOME_DIR))"
 
 install: $(VENV)/.installed ## the environment (pinned, hashed) and the project's wheel, under .venv
@@ -39,13 +41,19 @@ dev: $(VENV)/.packages ## the project editable in .venv, for work on it (make in
 	@rm -f $(VENV)/.installed
 
 demo: install ## raw frames to alerts, tracklets and a small release, on a real Airflow, with a report
-	@$(BIN)/pachon demo --home $(HOME_DIR) $(if $(KEEP),--keep) $(if $(DATA),--data $(DATA)) $(if $(INSTRUMENT),--instrument $(INSTRUMENT))
+	@$(BIN)/pachon demo --home $(HOME_DIR) $(if $(KEEP),--keep) $(if $(DATA),--data $(DATA)) $(if $(INSTRUMENT),--instrument $(INSTRUMENT)) $(if $(SITES),--sites $(SITES)) $(if $(STORE),--store $(STORE)) $(if $(POOLS),--pools $(POOLS))
 
-test: install ## all tests, against the wheel
-	@$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
+test: install ## all tests, against the wheel (those under Celery take minutes more: `make soak`, or ARGS="-m celery")
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not celery" $(ARGS)
 
 soak: install ## kill -9 of everything in turn, KILLS times (default 10), and the same products all the same
 	@PACHON_SOAK_KILLS=$(or $(KILLS),10) $(BIN)/pytest -q -m kill tests/integration $(ARGS)
+
+soak-engine: install ## QUANTA (default 20000) with every fault, on two pools, by Airflow, while all sorts of things die; goes on in SOAK_HOME
+	@$(BIN)/python benchmarks/soak_engine.py --home $(or $(SOAK_HOME),pachon-soak) --quanta $(or $(QUANTA),20000) --minutes $(or $(MINUTES),60)
+
+soak-backbone: install ## the data backbone under kills: OBJECTS more (default 3000), MINUTES at most; counts add up in SOAK_HOME
+	@OBJECTS=$(OBJECTS) MINUTES=$(MINUTES) SOAK_HOME=$(SOAK_HOME) $(BIN)/python benchmarks/bench_backbone_soak.py
 
 lint: install ## format, lint, import directions, types: what pre-commit and CI run
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/lint-imports --no-cache >/dev/null && $(BIN)/mypy && echo "lint: clean"

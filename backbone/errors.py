@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
+_refusals = logging.getLogger("backbone.refused")
+
 
 class PachonError(Exception):
     """Base of all errors of ours; the message names the object, the action tried and the reader's next step."""
@@ -27,6 +31,12 @@ class AccessRefused(PermanentError, PermissionError):
     """The endpoint refused these credentials, or this name."""
 
 
+def refused(message: str) -> AccessRefused:
+    """The error to raise, which is written to the log `backbone.refused` too: a refusal may be an attempt at something."""
+    _refusals.warning("%s", message)
+    return AccessRefused(message)
+
+
 class ObjectExists(PermanentError, FileExistsError):
     """A conditional create found the key taken."""
 
@@ -37,3 +47,19 @@ class ChecksumMismatch(PermanentError):
 
 class EndpointFull(TransientError):
     """No space left at the endpoint; frees up when somebody cleans."""
+
+
+class ConflictError(PermanentError):
+    """Something of this name exists with other content."""
+
+
+class UnknownFile(PermanentError, LookupError):
+    """The catalog has no file of this key."""
+
+
+class PolicyError(PermanentError, ValueError):
+    """A policy file, or the backbone's settings, cannot be used."""
+
+
+class ObjectTooLarge(PermanentError):
+    """The object is larger than the place may ever hold."""

@@ -7,18 +7,26 @@ in an extended attribute where the file system has them; elsewhere they are comp
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
+from backbone.digest import DigestReader
 from backbone.endpoint import ObjectInfo, checked_folder, checked_key, checked_prefix, sha256_of
-from backbone.errors import AccessRefused, ChecksumMismatch, EndpointFull, ObjectAbsent, ObjectExists, TransientError
+from backbone.errors import EndpointFull, ObjectAbsent, ObjectExists, PachonError, TransientError, refused
 
+_BLOCK_BYTES = 1 << 20
 _PART = ".part-"  # what is being written; never listed
 _ATTRIBUTE = "user.pachon.sha256"
+_ABOUT = "user.pachon.about"
+_BESIDE = ".about-"  # the same beside the object, where the file system has no extended attributes; never listed
 
 
 class FolderEndpoint:
@@ -33,17 +41,31 @@ class FolderEndpoint:
     def _path(self, key: str) -> Path:
         path = self._folder / checked_key(key)
         if not path.resolve().is_relative_to(self._folder.resolve()):
-            raise AccessRefused(f"key {key!r} refused at {self.name}: a link leads out of the endpoint")
+            raise refused(f"key {key!r} refused at {self.name}: a link leads out of the endpoint")
         return path
 
-    def put(self, key: str, content: bytes | Path, *, create_only: bool = False) -> ObjectInfo:
+    def put(
+        self, key: str, content: bytes | Path, *, create_only: bool = False, about: Mapping[str, str] | None = None
+    ) -> ObjectInfo:
         """Store a whole object (see the contract)."""
+        with ExitStack() as stack:
+            with self._translated("put", key):
+                stream = io.BytesIO(content) if isinstance(content, bytes) else stack.enter_context(content.open("rb"))
+            return self._put(key, stream, about or {}, create_only=create_only)
+
+    def put_stream(self, key: str, stream: BinaryIO, *, size: int, sha256: str, about: Mapping[str, str]) -> ObjectInfo:
+        """Store what `stream` gives, if it is what is said of it (see the contract)."""
+        reader = DigestReader.of(stream, size=size, sha256=sha256, what=f"put {key} at {self.name}")
+        return self._put(key, cast("BinaryIO", reader), about, create_only=False)
+
+    def _put(self, key: str, stream: BinaryIO, about: Mapping[str, str], *, create_only: bool) -> ObjectInfo:
         path = self._path(key)
         with self._translated("put", key):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.parent / f"{_PART}{uuid.uuid4().hex}"
             try:
-                info = self._write(part, key, content)
+                info = self._write(part, key, stream)
+                self._tell(part, path, json.dumps(dict(about)))
                 if create_only:
                     os.link(part, path)
                 else:
@@ -53,28 +75,57 @@ class FolderEndpoint:
             _sync_folder(path.parent)
         return info
 
-    def _write(self, part: Path, key: str, content: bytes | Path) -> ObjectInfo:
-        expected = sha256_of(content)
+    def _write(self, part: Path, key: str, stream: BinaryIO) -> ObjectInfo:
+        """The checksum is made of the very bytes that are written, in the same pass."""
+        digest = hashlib.sha256()
         with part.open("xb") as out:
-            if isinstance(content, bytes):
-                out.write(content)
-            else:
-                with content.open("rb") as source:
-                    shutil.copyfileobj(source, out, 1 << 20)
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+                out.write(block)
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
-        if isinstance(content, Path) and sha256_of(part) != expected:
-            raise ChecksumMismatch(f"{content} changed while it was copied to {key} at {self.name}; put it again")
         with _ignoring(errno.ENOTSUP, errno.EPERM):
-            os.setxattr(part, _ATTRIBUTE, expected.encode())
-        return ObjectInfo(key=key, size=size, sha256=expected)
+            os.setxattr(part, _ATTRIBUTE, digest.hexdigest().encode())
+        return ObjectInfo(key=key, size=size, sha256=digest.hexdigest())
+
+    def _tell(self, part: Path, path: Path, about: str) -> None:
+        """Say what the object is, on itself or beside it; a file beside says nothing of an object that is not there."""
+        beside = path.with_name(f"{_BESIDE}{path.name}")
+        try:
+            os.setxattr(part, _ABOUT, about.encode())
+            beside.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.ENOSPC):
+                raise
+            part_beside = part.with_name(f"{part.name}.about")
+            part_beside.write_text(about)
+            part_beside.replace(beside)
+
+    def _told(self, path: Path) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads(os.getxattr(path, _ABOUT))
+        except OSError:
+            beside = path.with_name(f"{_BESIDE}{path.name}")
+            found = json.loads(beside.read_text()) if beside.exists() else {}
+        return found
+
+    def proves(self) -> bool:
+        """Yes: the sum is made of the bytes that are written, and the disk has them before `put` returns."""
+        return True
 
     def get(self, key: str) -> bytes:
         """The object's bytes."""
         path = self._path(key)
         with self._translated("get", key):
             return path.read_bytes()
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[BinaryIO]:
+        """The object's bytes, to be read in order."""
+        path = self._path(key)
+        with self._translated("get", key), path.open("rb") as stream:
+            yield stream
 
     def fetch(self, key: str, path: Path) -> ObjectInfo:
         """Copy the object to a local path."""
@@ -100,7 +151,8 @@ class FolderEndpoint:
                 checksum = os.getxattr(path, _ATTRIBUTE).decode()
             except OSError:
                 checksum = sha256_of(path)
-        return ObjectInfo(key=key, size=size, sha256=checksum)
+            about = self._told(path)
+        return ObjectInfo(key=key, size=size, sha256=checksum, about=about)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that begin with `prefix`, sorted."""
@@ -111,7 +163,7 @@ class FolderEndpoint:
             base = os.path.relpath(folder, self._folder)
             for name in names:
                 key = name if base == "." else f"{base}/{name}"
-                if not name.startswith(_PART) and key.startswith(prefix):
+                if not name.startswith((_PART, _BESIDE)) and key.startswith(prefix):
                     found.append(key)
         return iter(sorted(found))
 
@@ -120,6 +172,7 @@ class FolderEndpoint:
         path = self._path(key)
         with self._translated("delete", key):
             path.unlink(missing_ok=True)
+            path.with_name(f"{_BESIDE}{path.name}").unlink(missing_ok=True)
 
     def discard(self, prefix: str, *, keep: Set[str] = frozenset()) -> int:
         """Remove a folder's objects and what killed writers left in it (see the contract); folders that are empty then go too."""
@@ -129,9 +182,10 @@ class FolderEndpoint:
             for folder, _, names in os.walk(top, topdown=False):
                 for name in names:
                     path = Path(folder, name)
-                    if path.relative_to(self._folder).as_posix() not in keep:
+                    kept = path.with_name(name.removeprefix(_BESIDE))
+                    if kept.relative_to(self._folder).as_posix() not in keep:
                         path.unlink(missing_ok=True)
-                        gone += not name.startswith(_PART)
+                        gone += not name.startswith((_PART, _BESIDE))
                 with _ignoring(errno.ENOTEMPTY, errno.EEXIST):
                     Path(folder).rmdir()
         return gone
@@ -141,12 +195,14 @@ class FolderEndpoint:
         where = f"{action} {key} at {self.name}"
         try:
             yield
+        except PachonError:
+            raise  # some are OSErrors too: another endpoint's, whose stream is read here
         except FileExistsError as error:
             raise ObjectExists(f"{where}: the key is taken") from error
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectAbsent(f"{where}: no such object") from error
         except PermissionError as error:
-            raise AccessRefused(f"{where}: {error.strerror}; see who owns {self.root}") from error
+            raise refused(f"{where}: {error.strerror}; see who owns {self.root}") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EndpointFull(f"{where}: no space left on {self.root}; free some, the work goes on by itself") from error

@@ -1,4 +1,8 @@
-"""What every benchmark writes, and the README's table made from it."""
+"""What every benchmark writes, and the README's table made from it.
+
+A result is one flat document: the figures by name, and under `about` how each of them came to be. A figure that a run did not
+measure keeps its value and its own words, so that a benchmark may be run in parts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,31 +18,37 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks: made by `make bench` -->", "<!-- /benchmarks -->"
+_ABOUT = "about"
 
 
-def record(name: str, figures: dict[str, float], *, command: str, what: str) -> None:
-    """Write results/NAME.json with commit, machine and load, and the README's table anew."""
+def record(name: str, figures: Mapping[str, Any], *, command: str, what: str) -> dict[str, Any]:
+    """Write results/NAME.json with commit, machine and load of each figure, and the README's table anew; returns all of it."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     RESULTS.mkdir(exist_ok=True)
-    document: dict[str, Any] = {
+    path = RESULTS / f"{name}.json"
+    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    about = {
         "what": what,
         "command": command,
-        "figures": figures,
         "commit": commit.stdout.strip(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_1min": round(os.getloadavg()[0], 2),
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    document |= dict(figures)
+    document[_ABOUT] = document.get(_ABOUT, {}) | dict.fromkeys(figures, about)
+    path.write_text(json.dumps(document, indent=2).replace(f"{ROOT}/", "") + "\n")  # paths: as from the project's own folder
     _table()
+    return document
 
 
 def _table() -> None:
     rows = ["| benchmark | figure | value | commit, load |", "|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
-        for key, value in found["figures"].items():
-            rows.append(f"| {path.stem} | {key} | {value:g} | {found['commit']}, {found['load_1min']} |")
+        for key, about in found[_ABOUT].items():
+            if isinstance(found[key], (int, float)):
+                rows.append(f"| {path.stem} | {key} | {found[key]:g} | {about['commit']}, {about['load_1min']} |")
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, _, rest = text.partition(BEGIN)

@@ -7,10 +7,11 @@ from operators.campaign import CampaignStepOperator, StartCampaignOperator, Summ
 from operators.params import params_of
 from operators.priority import CPP
 from operators.release import ReleaseConfOperator
+from operators.steps import steps_of
 
 DOC = """
 ### Annual calibration products
-Master **bias**, **dark** and **flat** from a year's frames, and then, when all are certified and `release` names one, the data
+Every product that the monthly makes, from a year's frames, and then, when all are certified and `release` names one, the data
 release (DAG `release`, which asks a person before it becomes a full one). Calibrations precede the release that uses them.
 
 New, it is paused: set the default instrument first, then unpause. By hand, say `first_day` and `last_day`.
@@ -30,7 +31,8 @@ with DAG(
     render_template_as_native_obj=True,
 ):
     start = StartCampaignOperator(task_id="start", production="calibration_annual")
-    steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in ("bias", "dark", "flat")]
+    names = steps_of(__file__, "calibration_annual")
+    steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in names]
     report = SummaryOperator(task_id="report", campaign=start.output)
     asked = ReleaseConfOperator(task_id="release_conf")
     release = TriggerDagRunOperator(

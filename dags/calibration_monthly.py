@@ -5,11 +5,13 @@ from airflow.sdk import DAG, chain
 from operators.campaign import CampaignStepOperator, StartCampaignOperator, SummaryOperator
 from operators.params import params_of
 from operators.priority import CPP
+from operators.steps import steps_of
 
 DOC = """
 ### Monthly calibration products
-Master **bias**, **dark** and **flat** from all frames of a month, certified from its first day on. The scheduler runs it on the
-first of each month for the month before; by hand, say `first_day` and `last_day`.
+Every product from all frames of a month (bias, photon transfer and linearity, crosstalk, dark, flat, bad pixels, monochromatic
+cube, synthetic flat, illumination, fringes; those without frames are left out), verified, and certified from its first day on.
+The scheduler runs it on the first of each month for the month before; by hand, say `first_day` and `last_day`.
 
 New, it is paused: set the default instrument first (`instrument`), then unpause. Templates are made by the DAG `template`.
 
@@ -18,7 +20,7 @@ New, it is paused: set the default instrument first (`instrument`), then unpause
 
 with DAG(
     "calibration_monthly",
-    description="Master bias, dark and flat of one month",
+    description="Every calibration product of one month",
     schedule="@monthly",
     catchup=False,
     is_paused_upon_creation=True,
@@ -29,5 +31,6 @@ with DAG(
     max_active_runs=1,
 ):
     start = StartCampaignOperator(task_id="start", production="calibration_monthly")
-    steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in ("bias", "dark", "flat")]
+    names = steps_of(__file__, "calibration_monthly")
+    steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in names]
     chain(start, *steps, SummaryOperator(task_id="report", campaign=start.output))

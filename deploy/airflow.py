@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from backbone.errors import PermanentError
 from deploy import postgres
 from deploy.keys import secret
 from deploy.ports import LOOPBACK, port
+from deploy.rabbitmq import RabbitServer
 
 # Name and arguments. Nobody serves logs: on one machine the API server reads the files, and the log servers bind all interfaces.
 COMPONENTS = {
@@ -47,18 +48,31 @@ class AirflowSettings:
     database: Database = "auto"
     parallelism: int = 8
     """Tasks at once. Ours translate and delegate, so this bounds processes (some 150 MB each), not the work."""
+    workers: int = 0
+    """Celery workers; 0: the scheduler runs the tasks itself."""
 
     @property
     def uses_postgres(self) -> bool:
         """PostgreSQL where it can be had: it is the crash-tested path, and healthy sooner (numbers: docs/operations.md)."""
-        if self.database != "auto":
-            return self.database == "postgresql"
-        # Once made, a database stays: the choice must not flip when a package is installed later.
+        if self.workers and self.database == "sqlite":
+            raise AirflowUnusable("Celery workers need PostgreSQL: choose it, or the local executor (`airflow:` in pachon.yaml)")
+        if self.database != "auto" or self.workers:
+            return self.database != "sqlite"
+        if self._made is not None:
+            return self._made == "postgresql"
+        return _speaks_postgres() and postgres.available()
+
+    @property
+    def _made(self) -> Database | None:
+        """Once made, a database stays: the choice must not flip when a package is installed later."""
         if (self.home / "servers" / "pg").exists():
-            return True
-        if (self.airflow_home / "airflow.db").exists():
-            return False
-        return postgres.available() and importlib.util.find_spec("asyncpg") is not None
+            return "postgresql"
+        return "sqlite" if (self.airflow_home / "airflow.db").exists() else None
+
+    def obtain(self, say: Callable[[str], None]) -> None:
+        """Before the first start: get PostgreSQL's programs where it is to be chosen if it can be had, or say why it cannot."""
+        if self.database == "auto" and not self.workers and self._made is None and _speaks_postgres():
+            postgres.obtained(say)
 
     @property
     def airflow_home(self) -> Path:
@@ -69,6 +83,17 @@ class AirflowSettings:
     def api_url(self) -> str:
         """Where the API server of a running stack listens."""
         return f"http://{LOOPBACK}:{port(self.home, 'airflow-api', in_use_by_us=True)}"
+
+    def components(self) -> dict[str, tuple[str, ...]]:
+        """Every component's name and the arguments of its `airflow` command."""
+        named = {f"airflow-{name}": argv for name, argv in COMPONENTS.items()}
+        return named | {f"celery-{n}": self._worker(n) for n in range(1, self.workers + 1)}
+
+    def _worker(self, number: int) -> tuple[str, ...]:
+        pid_file = self.home / "run" / f"celery-{number}-own.pid"  # else all workers of a machine would share one
+        share = str(max(1, self.parallelism // self.workers))
+        named = ("--celery-hostname", f"pachon-{number}@%h", "--pid", str(pid_file), "--concurrency", share)
+        return ("celery", "worker", *named, "--skip-serve-logs", "--without-mingle", "--without-gossip")
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of every component, on top of `base` (default: this process's own, without its AIRFLOW variables)."""
@@ -85,6 +110,8 @@ class AirflowSettings:
             "OMP_NUM_THREADS": "1",
             "NO_PROXY": ",".join(filter(None, [inherited.get("NO_PROXY"), LOOPBACK, "localhost"])),
             "PYTHONUNBUFFERED": "1",
+            # Celery renames its processes, over their environment, by whose mark they are found.
+            "SPT_NOENV": "1",
         }
 
     def _options(self) -> dict[str, Any]:
@@ -96,9 +123,9 @@ class AirflowSettings:
         return {
             **self._database_options(),
             **self._door_options(),
+            **self._executor_options(),
             "core.dags_folder": self.dags,
             "core.load_examples": False,
-            "core.executor": "LocalExecutor",
             "core.parallelism": self.parallelism,
             "core.dags_are_paused_at_creation": False,
             "dag_processor.dag_bundle_config_list": json.dumps([bundle]),
@@ -129,6 +156,20 @@ class AirflowSettings:
             "database.sql_alchemy_conn_async": url.replace("postgresql://", "postgresql+asyncpg://"),
         }
 
+    def _executor_options(self) -> dict[str, Any]:
+        if not self.workers:
+            return {"core.executor": "LocalExecutor"}
+        url = postgres.PostgresServer(self.home).url("airflow")
+        return {
+            "core.executor": "CeleryExecutor",
+            "celery.broker_url": RabbitServer(self.home).url,
+            "celery.result_backend": url.replace("postgresql://", "db+postgresql+psycopg2://"),
+            # A killed worker's task is given to another at once, and a worker takes no more than it runs.
+            "celery.task_acks_late": True,
+            "celery.worker_prefetch_multiplier": 1,
+            "celery.sync_parallelism": 1,
+        }
+
     def _door_options(self) -> dict[str, Any]:
         number = port(self.home, "airflow-api", in_use_by_us=True)
         return {
@@ -146,6 +187,10 @@ class AirflowSettings:
             "fab.update_fab_perms": False,
             "fab.enable_proxy_fix": False,
         }
+
+
+def _speaks_postgres() -> bool:
+    return importlib.util.find_spec("asyncpg") is not None
 
 
 def load_roles(path: Path = ROLES_FILE) -> dict[str, Any]:

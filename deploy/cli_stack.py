@@ -26,7 +26,7 @@ _dags = click.option(
     type=click.Choice(get_args(Database)),
     default="auto",
     show_default=True,
-    help="Where Airflow keeps its books; auto: PostgreSQL if installed, else SQLite.",
+    help="Where Airflow keeps its books; auto: PostgreSQL where it can be had, else SQLite.",
 )
 @click.option("--engine/--no-engine", default=True, show_default=True, help="Run the production engine too.")
 def up(home: Path, dags: Path, database: Database, engine: bool) -> None:

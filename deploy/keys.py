@@ -35,3 +35,13 @@ def secret(home: Path, name: str, *, fernet: bool = False) -> str:
     if path.stat().st_mode & 0o077:
         raise SecretExposed(f"{path} can be read by others: run `chmod 600 {path}`, or delete it to have a new one made")
     return path.read_text()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    part.replace(path)

@@ -191,6 +191,17 @@ class AirflowClient:
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
         return _checked(self._send("PATCH", path, json={"chosen_options": [option], "params_input": {}}))
 
+    def post(self, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """A command at one of our own doors (operators/night_pages.py)."""
+        return _checked(self._send("POST", path, json=dict(document)))
+
+    def text(self, path: str) -> str:
+        """A page, as HTML."""
+        answer = self._send("GET", path)
+        if not answer.is_success:
+            _checked(answer)
+        return answer.text
+
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return _checked(self._send("GET", path, params=params))
 

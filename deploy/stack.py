@@ -23,11 +23,12 @@ import httpx
 import psutil
 
 from backbone.errors import PermanentError
-from deploy.airflow import COMPONENTS, AirflowSettings, Database, bootstrap_request
+from deploy.airflow import AirflowSettings, Database, bootstrap_request
 from deploy.keys import secret
 from deploy.ports import port
 from deploy.postgres import PostgresServer
 from deploy.processes import ProcessDied, Program, end, marked, tail
+from deploy.servers import Server, background, servers, settings_of
 
 _log = logging.getLogger(__name__)
 # The health page's names of the components, and of their heartbeats.
@@ -63,13 +64,17 @@ class Stack:
     dags: Path = field(default_factory=lambda: default_dags())
     database: Database = "auto"
     with_engine: bool = True
+    with_airflow: bool = True
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     @property
     def settings(self) -> AirflowSettings:
         """Airflow's settings for this home."""
-        return AirflowSettings(self.home.resolve(), self.dags.resolve(), self.database)
+        home = self.home.resolve()
+        known = settings_of(home)
+        workers = known.airflow.workers if known is not None and known.airflow.executor == "celery" else 0
+        return AirflowSettings(home, self.dags.resolve(), self.database, workers=workers)
 
     @property
     def api_url(self) -> str:
@@ -84,37 +89,60 @@ class Stack:
         """Every program of the stack, in the order of starting."""
         home = self.settings.home
         airflow = [sys.executable, "-m", "airflow"]
-        programs = [Program(f"airflow-{name}", (*airflow, *argv), environment, home) for name, argv in COMPONENTS.items()]
+        components = self.settings.components() if self.with_airflow else {}
+        programs = [Program(name, (*airflow, *argv), environment, home) for name, argv in components.items()]
         if self.with_engine:
             engine = (sys.executable, "-m", "deploy.cli", "engine", "--home", str(home))
             programs.insert(0, Program("engine", engine, environment, home))
+        known = settings_of(home)
+        if known is not None:
+            ours = background(known)
+            programs[:0] = [
+                Program(name, (sys.executable, "-m", "deploy.cli", *argv, "--home", str(home)), environment, home)
+                for name, argv in ours.items()
+            ]
         return programs
+
+    def servers(self) -> list[Server]:
+        """What runs besides the programs, in the order of starting."""
+        celery = self.with_airflow and self.settings.workers > 0
+        return servers(self.settings.home, with_postgres=self._airflow_in_postgres, with_broker=celery)
+
+    @property
+    def _airflow_in_postgres(self) -> bool:
+        return self.with_airflow and self.settings.uses_postgres
 
     def up(self, say: Callable[[str], None] = _log.info) -> None:
         """Start what is not running; returns when all is healthy, raises with the end of the culprit's log when it is not."""
         self.home.mkdir(parents=True, exist_ok=True)
         started = self.clock()
         self._settle_ports()
-        if self.settings.uses_postgres:
-            server = PostgresServer(self.settings.home)
+        if self.with_airflow:
+            self.settings.obtain(say)
+        for server in self.servers():
             server.up()
-            server.database("airflow")
+            say(f"{server.name} is up")
+        if self._airflow_in_postgres:
+            PostgresServer(self.settings.home).database("airflow")
         environment = self.settings.environment()
-        self._bootstrap(environment, say)
+        if self.with_airflow:
+            self._bootstrap(environment, say)
         programs = self.programs(environment)
         for program in programs:
             program.start()
+        if not self.with_airflow:
+            say(f"up after {self.clock() - started:.1f} s, without Airflow")
+            return
         self._wait(programs, say)
         say(f"healthy after {self.clock() - started:.1f} s: {self.api_url} (password of admin: {self.home}/secrets/user-admin)")
 
     def down(self, say: Callable[[str], None] = _log.info) -> int:
-        """End every program of the stack and all that came from it, the database last; returns how many processes were ended."""
+        """End every program of the stack and all that came from it, the servers last; returns how many processes were ended."""
         home = self.settings.home
         # All at once: one after another, a scheduler would wait for an API server that is gone.
         count = end(marked(f"{home}:"))
         count += sum(program.stop() for program in self.programs({}))
-        if PostgresServer(home).down():
-            count += 1
+        count += sum(server.down() for server in reversed(self.servers()))
         say(f"{count} processes ended")
         return count
 
@@ -126,10 +154,7 @@ class Stack:
             leader = program.leader()
             healthy = _healthy(program.name, health, _born(program)) if leader else False
             states.append(ComponentState(program.name, leader.pid if leader else None, healthy, _memory_mb(program)))
-        if self.settings.uses_postgres:
-            running = PostgresServer(self.settings.home).running()
-            states.append(ComponentState("postgres", None, running))
-        return states
+        return states + [ComponentState(server.name, None, server.running()) for server in self.servers()]
 
     def restart(self, name: str) -> None:
         """End one program with all that came from it and start it again; returns when all is healthy."""
@@ -170,10 +195,12 @@ class Stack:
 
     def _wait(self, programs: list[Program], say: Callable[[str], None]) -> None:
         limit = self.clock() + START_TIMEOUT_S
-        waiting = [program.name for program in programs]
+        waiting, needed = [program.name for program in programs], self.servers()
         while waiting:
             for program in programs:
                 program.check()
+            if dead := [server.name for server in needed if not server.running()]:
+                raise ProcessDied(f"{', '.join(dead)} ended while the programs were starting; `pachon up` starts what is missing")
             health = self._health()
             ready = [] if health is None else [p for p in programs if p.name in waiting and _ready(p, health)]
             for program in ready:

@@ -2,5 +2,6 @@
 
 Reading order: engine (where the installation is), conf (what a run may be asked for, without Airflow), params, priority, campaign
 (start, step, backlog, summary), triggers, gate, door (command ↔ run), links, pages and plugin (the report in the web UI),
-provider, bootstrap (a new Airflow's tables, roles and pools).
+mornings, templates and science (what is written and started by itself, by commands of the science rooms),
+batch (many triggers, one query), provider, htcondor (jobs of anybody), bootstrap (a new Airflow's tables, roles and pools).
 """

@@ -6,6 +6,7 @@ The engine process goes on meanwhile, with Airflow or without.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from operators import conf, door, engine
 from operators.links import CampaignLink, persist_link
 from operators.text import report_text
 from operators.triggers import KILLED, CampaignEvent, CampaignStepTrigger, Code, judge
+from workflow.errors import UnknownCampaign
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from workflow.campaigns import Campaigns, CampaignStatus
 
 _log = logging.getLogger(__name__)
+LATE = "nightly_late"
+"""The production of what a prompt night left (workflow/night/late.py): its steps wait for the DAG offline."""
 
 
 def actor_of(context: Context) -> str:
@@ -39,14 +43,24 @@ class StartCampaignOperator(BaseOperator):  # type: ignore[misc]
     """Writes a campaign of a production into the ledger, released step by step by what follows; returns the campaign's name.
 
     The run's conf is validated here (`operators.conf`, by DAG id); name and parameters follow from it, `parameters` adds to them.
+    With `modes`, a run whose conf says another mode starts none, and its steps are skipped.
     """
 
     template_fields: Sequence[str] = ("production", "name", "parameters")
     operator_extra_links = (CampaignLink(),)
 
-    def __init__(self, *, production: str, name: str = "", parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        production: str,
+        name: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        modes: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.production = production
+        self.modes = tuple(modes)
         self.name = name
         self.parameters = dict(parameters or {})
         self.campaign = ""
@@ -61,11 +75,16 @@ class StartCampaignOperator(BaseOperator):  # type: ignore[misc]
     def _start(self, context: Context) -> str:
         run, dag = context["dag_run"], context["dag"]
         asked = conf.read(run.dag_id, dict(context["params"]), run.run_after)
+        if self.modes and getattr(asked, "mode", "") not in self.modes:
+            raise AirflowSkipException(f"no campaign of {self.production} in this mode")
         name = self.name or asked.campaign(self.production)
         path = Path(dag.fileloc).parent / "productions" / asked.file_name(self.production)
         actor = actor_of(context)
         parameters = {**asked.parameters(), **self.parameters}
-        status = engine.campaigns().start(path, name=name, parameters=parameters, actor=actor, release="none")
+        said = {"why": asked.reason} if isinstance(asked, conf.Calibration) and asked.reason else {}
+        status = engine.campaigns().start(
+            asked.production(path), name=name, parameters=parameters, actor=actor, release="none", **said
+        )
         door.record(
             engine.home(),
             door.Command(
@@ -127,6 +146,8 @@ class CampaignStepOperator(_WaitsForCampaign):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Release → advance → persist the link → check once → defer. A second execution finds its step released and adopts it."""
+        if not self.campaign:
+            raise AirflowSkipException("no campaign was started in this run's mode")
         campaigns = self._begin(context)
         actor = f"{actor_of(context)}, approved by {self.approver}" if self.approver else actor_of(context)
         try:
@@ -143,7 +164,8 @@ class CampaignStepOperator(_WaitsForCampaign):
 
 
 class BacklogOperator(_WaitsForCampaign):
-    """Gives what a campaign left undone new attempts, in that campaign, and waits until it has ended again.
+    """Gives what a campaign left undone new attempts, in that campaign, and waits until it has ended again. What a prompt night
+    left is a campaign that nobody has released yet.
 
     What fails again stays in the backlog and does not fail this task: the next day's products do not wait for it.
     """
@@ -159,14 +181,17 @@ class BacklogOperator(_WaitsForCampaign):
         """Read the backlog; none: done. Else retry, advance, wait."""
         try:
             if not self.campaign:
-                asked = conf.read("offline", dict(context["params"]))
-                self.campaign = asked.night_campaign() if isinstance(asked, conf.Offline) else ""
+                self.campaign = _night_of(conf.read("offline", dict(context["params"])))
             campaigns = self._begin(context)
             left = campaigns.backlog(self.campaign)
             status = campaigns.status(self.campaign)
             _log.info("campaign %s: %d quanta in its backlog", self.campaign, len(left))
             if left and status.ended:
                 campaigns.retry(self.campaign, actor_of(context))
+                status = _advanced(campaigns, self.campaign, status)
+            elif status.production == LATE:
+                for step in status.steps:
+                    status = campaigns.release(self.campaign, step.name, actor_of(context))
                 status = _advanced(campaigns, self.campaign, status)
         except PermanentError as error:
             raise AirflowFailException(f"backlog of campaign {self.campaign}: {error}") from error
@@ -177,6 +202,10 @@ class BacklogOperator(_WaitsForCampaign):
             _fail(event)
         if event.failed:
             _log.warning("%s: %d quanta are still undone and stay in the backlog: %s", _what(event), event.failed, event.reason)
+        elif event.code == Code.SUCCEEDED and engine.campaigns().status(event.campaign).production == LATE:
+            from workflow.night.late import settle
+
+            settle(engine.nights(), event.campaign)
         return event.payload()
 
 
@@ -196,6 +225,8 @@ class SummaryOperator(BaseOperator):  # type: ignore[misc]
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the report; print it; judge."""
         if not self.campaign:
+            if dict(context["params"]).get("mode", "batch") != "batch":
+                raise AirflowSkipException("no campaign was started in this run's mode")
             raise AirflowFailException("there is no campaign to report on, none was started: see the tasks before this one")
         report = engine.campaigns().report(self.campaign)
         text = report_text(report)
@@ -206,6 +237,16 @@ class SummaryOperator(BaseOperator):  # type: ignore[misc]
                 f"campaign {self.campaign} is {report.campaign.state}; {_next_step(self.campaign)}\n{text}"
             )
         return {**report.as_json(), "text": text}
+
+
+def _night_of(asked: conf.Conf) -> str:
+    """The campaign of the night that an offline run is about: the first that there is, else the first that could be."""
+    names = asked.night_campaigns() if isinstance(asked, conf.Offline) else [""]
+    for name in names:
+        with contextlib.suppress(UnknownCampaign):
+            engine.campaigns().status(name)
+            return name
+    return names[0]
 
 
 def _advanced(campaigns: Campaigns, name: str, status: CampaignStatus) -> CampaignStatus:

@@ -59,3 +59,37 @@ def find(ledger: Any, command: str) -> Command | None:
 
     rows = ledger.all(sa.select(command_run).where(command_run.c.command == command))
     return Command(**{k: getattr(rows[0], k) for k in Command.__dataclass_fields__}) if rows else None
+
+
+def summary(home: str, command: str) -> dict[str, Any]:
+    """How a command is going: its run, its campaign's state step by step, and what became of the calibrations it made.
+
+    LookupError where the command was never given.
+    """
+    from backbone.qc import Quality
+    from backbone.qc.certifications import Certifications
+    from workflow.campaigns import Campaigns
+    from workflow.ledger.store import Ledger
+    from workflow.settings import Settings
+
+    ledger = Ledger.open(Settings.load(home).ledger_url)
+    try:
+        known = find(ledger, command)
+    finally:
+        ledger.close()
+    if known is None:
+        raise LookupError(f"no command {command!r} was given")
+    status = Campaigns.open(home).status(known.campaign).as_json()
+    books = Certifications.open(home)
+    made = [one for one in books.every() if one.campaign == known.campaign]
+    products = [asdict(product) for one in made for product in books.products(one.collection)]
+    alarms = [alarm for alarm in Quality.open(home).alarms() if alarm.source == known.campaign]
+    return {
+        **asdict(known),
+        "state": status["state"],
+        "reason": status["reason"],
+        "steps": status["steps"],
+        "certifications": [asdict(one) for one in made],
+        "products": products,
+        "alarms": [{"id": a.id, "severity": a.severity, "words": a.words, "subject": dict(a.subject)} for a in alarms],
+    }

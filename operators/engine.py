@@ -1,14 +1,17 @@
-"""Where the engine is: the home of this Airflow's installation, and its campaigns."""
+"""Where the engine is: the home of this Airflow's installation, its campaigns and its data backbone."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import PermanentError
 
 if TYPE_CHECKING:
+    from backbone.backbone import Backbone
     from workflow.campaigns import Campaigns
+    from workflow.night.nights import Nights
 
 
 class HomeUnknown(PermanentError):
@@ -30,6 +33,25 @@ def open_campaigns(home: str) -> Campaigns:
     return Campaigns.open(home)
 
 
+def open_nights(home: str) -> Nights:
+    """The nights of a home, imported when first needed."""
+    from workflow.night.nights import Nights
+
+    return Nights.open(home)
+
+
+def open_backbone(home: str) -> Backbone:
+    """The data backbone of a home; NoBackbone if it has none. Imported when first needed, as above."""
+    from backbone.home import open_backbone as opened
+
+    return opened(Path(home))
+
+
 def campaigns() -> Campaigns:
     """The campaigns of this Airflow's home."""
     return open_campaigns(home())
+
+
+def nights() -> Nights:
+    """The nights of this Airflow's home."""
+    return open_nights(home())

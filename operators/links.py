@@ -34,3 +34,25 @@ def persist_link(context: Context, campaign: str) -> None:
     """Store the link now, before waiting: Airflow itself would store it only when the task has ended."""
     ti: Any = context["ti"]
     ti.xcom_push(key=CampaignLink().xcom_key, value=report_url(campaign))
+
+
+class NightLink(BaseOperatorLink):  # type: ignore[misc]
+    """Leads to the live page of the night that the operator names in its attribute `night`."""
+
+    name = "Night"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """As of CampaignLink."""
+        night = getattr(operator, "night", "")
+        return night_url(night) if isinstance(night, str) and night else ""
+
+
+def night_url(night: str) -> str:
+    """Address of a night's page (operators/night_pages.py)."""
+    return f"{PREFIX}/nights/{quote(night, safe='')}"
+
+
+def persist_night_link(context: Context, night: str) -> None:
+    """As persist_link."""
+    ti: Any = context["ti"]
+    ti.xcom_push(key=NightLink().xcom_key, value=night_url(night))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+import time
 from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
@@ -10,13 +10,18 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Path
 from fastapi.responses import HTMLResponse
 
-from operators import engine
-from operators.text import report_text
+from operators import backbone_pages, calibration_pages, engine, night_pages
+from operators.htcondor.pages import router
 from workflow.campaigns import CampaignReport
 from workflow.errors import UnknownCampaign
 
 app = FastAPI(title="Pachón", docs_url=None, redoc_url=None, openapi_url=None)
 may_read = requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN)
+app.include_router(router, dependencies=[Depends(may_read)])
+app.include_router(backbone_pages.router, dependencies=[Depends(may_read)])
+app.include_router(calibration_pages.router, dependencies=[Depends(may_read)])
+app.include_router(night_pages.router, dependencies=[Depends(may_read)])
+app.include_router(night_pages.commands)  # each with what it takes to command
 _Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -30,22 +35,23 @@ def _report(name: str) -> CampaignReport:
 @app.get("/campaigns/{name}", response_class=HTMLResponse, dependencies=[Depends(may_read)])
 def page(name: _Name) -> str:
     """The report as a person reads it."""
-    report = _report(name)
-    steps = "".join(
-        f"<tr><td>{escape(s.name)}</td><td>{s.state.value}</td><td>{s.expected}</td><td>{s.published}</td><td>{s.failed}</td>"
-        f"<td>{escape(s.reason)}</td></tr>"
-        for s in report.campaign.steps
-    )
-    head = "<tr><th>step</th><th>state</th><th>expected</th><th>published</th><th>failed</th><th>reason</th></tr>"
-    title = f"{escape(report.campaign.name)}: {report.campaign.state.value}"
-    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:left}pre{background:#f4f4f4;padding:1em}"
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style><h1>{title}</h1>"
-        f"<table>{head}{steps}</table><pre>{escape(report_text(report))}</pre>"
-    )
+    from workflow.page import page as campaign_page
+
+    return campaign_page(_report(name), time.time())
 
 
 @app.get("/api/campaigns/{name}", dependencies=[Depends(may_read)])
 def document(name: _Name) -> dict[str, Any]:
     """The report as a program reads it."""
     return _report(name).as_json()
+
+
+@app.get("/api/commands/{command}", dependencies=[Depends(may_read)])
+def command(command: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")]) -> dict[str, Any]:
+    """The summary state of what the observatory asked for: by its own id, or the run's."""
+    from operators import door
+
+    try:
+        return door.summary(engine.home(), command)
+    except LookupError as error:
+        raise HTTPException(404, str(error)) from error

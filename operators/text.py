@@ -18,4 +18,25 @@ def report_text(report: CampaignReport) -> str:
         counts = [str(row.states[s]).rjust(9) for s in states]
         lines.append(" ".join([f"{row.step}/{row.label}".ljust(width), *counts, str(row.expected).rjust(9)]))
     lines += [f"{e['count']} x {e['step']}/{e['label']} {e['failure_class']}: {e['example']}" for e in report.errors[:10]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *versions_text(report)])
+
+
+def versions_text(report: CampaignReport) -> list[str]:
+    """Which software and configurations made what is accepted: what a person who approves it must have seen."""
+    from workflow.accounting import mixed  # DAG files import this module, and must be read within a second
+
+    found = report.accounting.get("versions", [])
+    if not found:
+        return []
+    if not (labels := mixed(found)):
+        digests = sorted({str(v["software"])[:12] for v in found})
+        return [f"versions: one for each task (software {', '.join(digests)})"]
+    lines = [f"VERSIONS ARE MIXED in {', '.join(labels)}:"]
+    for v in found:
+        if f"{v['step']}/{v['label']}" in labels:
+            differs = ", ".join(f"{package} {number or 'absent'}" for package, number in v["differs"].items())
+            software = f"{v['bound'] or ''} {str(v['software'])[:12]}".strip()
+            words = f"generation {v['generation']}: {v['quanta']} quanta, software {software}"
+            lines.append(f"  {v['step']}/{v['label']} {words}, configuration {str(v['config'])[:12]} {differs}".rstrip())
+    fixes = report.accounting["hotfixes"]
+    return lines + [f"  hot fix {h['id']} by {h['actor']}: {h['why']} ({h['effect']['quanta']} quanta)" for h in fixes]

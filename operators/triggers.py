@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators import engine
+from operators.batch import Batcher
 
 if TYPE_CHECKING:
     from workflow.campaigns import Campaigns, CampaignStatus
@@ -100,39 +101,16 @@ def _code_of(state: str, status: CampaignStatus) -> Code | None:
     return Code.CAMPAIGN_ENDED if status.ended else None
 
 
-class StatusBatcher:
-    """Gathers the questions of many triggers of one process into single queries."""
+class StatusBatcher(Batcher[tuple[str, str | None], "CampaignStatus | None"]):
+    """Asks the ledger of one home for campaigns with (at least) one step each."""
 
     def __init__(self, home: str) -> None:
+        super().__init__(GATHER_S)
         self._home = home
         self._campaigns: Campaigns | None = None
-        self._waiting: dict[tuple[str, str | None], asyncio.Future[CampaignStatus | None]] = {}
-        self._round: asyncio.Task[None] | None = None
 
-    async def ask(self, campaign: str, step: str | None) -> CampaignStatus | None:
-        """Status of a campaign with (at least) this step; raises what the ledger raised."""
-        question = (campaign, step)
-        if question not in self._waiting:
-            self._waiting[question] = asyncio.get_running_loop().create_future()
-        answer = self._waiting[question]
-        if self._round is None:
-            self._round = asyncio.create_task(self._answer())
-        return await asyncio.shield(answer)  # one asker's cancellation is not the others'
-
-    async def _answer(self) -> None:
-        await asyncio.sleep(GATHER_S)
-        asked, self._waiting, self._round = self._waiting, {}, None
-        try:
-            answers = await asyncio.to_thread(self._query, list(asked))
-        except Exception as error:  # whatever the ledger or its driver raise, all askers are told
-            for future in asked.values():
-                future.set_exception(error)
-                future.exception()  # an asker that has gone must not make a warning of it
-            return
-        for future, answer in zip(asked.values(), answers, strict=True):
-            future.set_result(answer)
-
-    def _query(self, questions: list[tuple[str, str | None]]) -> list[CampaignStatus | None]:
+    def query(self, questions: list[tuple[str, str | None]]) -> list[CampaignStatus | None]:
+        """See Batcher."""
         if self._campaigns is None:
             self._campaigns = engine.open_campaigns(self._home)
         return self._campaigns.statuses(questions)
@@ -170,7 +148,7 @@ class CampaignStepTrigger(BaseTrigger):  # type: ignore[misc]
         failures = 0
         while True:
             try:
-                event = judge(self.campaign, self.step, await batcher(self.home).ask(self.campaign, self.step))
+                event = judge(self.campaign, self.step, await batcher(self.home).ask((self.campaign, self.step)))
                 failures = 0
             except Exception as error:  # not known is not failed, whatever the reason
                 failures += 1

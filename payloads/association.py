@@ -75,6 +75,29 @@ def associate(sources: Table, config: AssociationConfig | None = None) -> Ints:
     return founder
 
 
+def join(sources: Table, names: Ints, tree: cKDTree | None, config: AssociationConfig | None = None) -> Ints:
+    """Objects of the sources of one visit, given those known: `names` (m,) diaObjectId, `tree` of their unit vectors.
+
+    What `associate` does with the last of many visits, without the others: the mutually nearest within the radius, else a new
+    object with the source's own id; 0 for what is too unreliable. The cost grows with the sources, not with what is known.
+    """
+    config = config or AssociationConfig()
+    result = np.zeros(len(sources), np.int64)
+    rows = np.flatnonzero(np.asarray(sources["reliability"]) >= config.min_reliability)
+    if not len(rows):
+        return result
+    result[rows] = np.asarray(sources["diaSourceId"], np.int64)[rows]
+    if tree is None:
+        return result
+    points = unit_vectors(np.asarray(sources["ra"], float)[rows], np.asarray(sources["dec"], float)[rows])
+    distance, there = tree.query(points, distance_upper_bound=2 * np.sin(np.radians(config.radius_arcsec / 3600) / 2))
+    near = np.flatnonzero(np.isfinite(distance))
+    _, back = cKDTree(points).query(tree.data[there[near]])
+    mutual = near[back == near]
+    result[rows[mutual]] = names[there[mutual]]
+    return result
+
+
 def _visits(sources: Table, min_reliability: float) -> Iterator[Ints]:
     """Rows of each visit, visits in order of time, rows in order of id."""
     usable = np.flatnonzero(np.asarray(sources["reliability"]) >= min_reliability)

@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from backbone.errors import PermanentError
 
+NO_FILTER = "none"
+"""Of frames that see no light or a lamp alone, where the header names no filter the camera has."""
 _SECTION = re.compile(r"^\[(\d+):(\d+),(\d+):(\d+)\]$")
 
 
@@ -58,6 +60,9 @@ class Amplifier(_Strict):
     gain: float = Field(gt=0, description="electron per ADU")
     read_noise: float = Field(gt=0, description="electron rms")
     saturation: float = Field(gt=0, description="ADU above the overscan level at which a pixel is not to be believed")
+    linearity: tuple[tuple[float, float], ...] | None = Field(
+        None, description="(ADU as read, above the overscan level; c): true = read * (1 + c), linear between; None: linear"
+    )
 
 
 class Detector(_Strict):
@@ -95,6 +100,9 @@ class Filter(_Strict):
 
     name: str
     band: str
+    transmission: tuple[tuple[float, float], ...] | None = Field(
+        None, description="(nm, fraction) in ascending order, linear between, 0 outside; None: not known"
+    )
 
 
 class HeaderRule(_Strict):

@@ -8,10 +8,10 @@ import numpy as np
 import sep
 from numpy.typing import NDArray
 
-from payloads.background import Sky, estimate_background, grow
+from payloads.background import Sky, subtract_background
 from payloads.cosmic_rays import find_cosmic_rays, star_falls
 from payloads.detection import Detections, NothingDetected, SourceFlag, detect, flag_sources
-from payloads.mask import UNUSABLE, Mask, any_set
+from payloads.mask import UNUSABLE, Mask, any_set, grown
 from payloads.photometry import PsfFit, add_sources, aperture_flux, fit_psf_flux, psf_aperture_fraction
 from payloads.psf import PsfModel
 from payloads.stars import build_psf, choose_stars, common_width
@@ -29,6 +29,9 @@ class CharacterizeConfig:
     psf_order: int = 2
     deblend_contrast: float = 0.005
     aperture_fwhm: float = 2.0  # radius of apFlux
+    deblend_levels: int = 32
+    refine_sky: bool = True  # a third pass of the background, without faint sources too
+    half_light: bool = True  # measure each source's `fwhm`; else it is NaN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +48,34 @@ class Characterized:
 
 
 def characterize(
-    data: NDArray[np.float32], variance: NDArray[np.float32], mask: NDArray[np.uint32], config: CharacterizeConfig | None = None
+    data: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    mask: NDArray[np.uint32],
+    config: CharacterizeConfig | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Characterized:
     """Characterize a frame in electrons with variance and mask, all (ny, nx). NothingDetected where there is no star.
 
     Two passes: the first, shallow, to know the width of stars, so that cosmic rays can be told and sources be kept out of the
-    background; the second, deep. PSF, then PSF fluxes, then both once more with each source's neighbours subtracted.
+    background; the second, deep. PSF, then PSF fluxes, then both once more with each source's neighbours subtracted. With
+    `overwrite` the results take the places of `data` and `mask`.
     """
     config = config or CharacterizeConfig()
-    mask = mask.copy()
+    mask = mask if overwrite else mask.copy()
     unusable = any_set(mask, UNUSABLE, data.shape)
     if unusable.all():
         raise NothingDetected("every pixel of the frame is masked: look at its calibrations")
-    rough = estimate_background(data, unusable, box_px=config.box_px)
-    image = data - rough.image
+    image = np.ascontiguousarray(data, np.float32) if overwrite else np.array(data, np.float32)
+    rough = subtract_background(image, unusable, box_px=config.box_px, noise=True, image=True)
     fwhm, falls, sources = _first_look(image, rough.noise, unusable)
     hit = find_cosmic_rays(image, variance, unusable, falls, sigma=config.cosmic_ray_sigma)
-    mask[hit] |= np.uint32(Mask.CR)
+    mask[hit] |= mask.dtype.type(Mask.CR)
     unusable |= hit
-    sky = estimate_background(data, unusable, box_px=config.box_px, sources=grow(sources, 2.0 * fwhm))
-    image = data - sky.image
+    # Not what it left is looked at, but the frame: where stars leave no pixel of a mesh free, it had taken them for sky.
+    image += rough.image
+    del rough
+    sky = subtract_background(image, unusable, box_px=config.box_px, sources=grown(sources, 2.0 * fwhm), noise=True)
     found = detect(
         image,
         sky.noise,
@@ -72,13 +83,15 @@ def characterize(
         fwhm,
         threshold=config.threshold,
         min_pixels=config.min_pixels,
+        deblend_levels=config.deblend_levels,
         deblend_contrast=config.deblend_contrast,
     )
     if not len(found):
         raise NothingDetected("no source is above threshold: clouds, or a closed dome")
-    mask[found.footprint] |= np.uint32(Mask.DETECTED)
-    sky = _without_faint_sources(data, unusable, found, fwhm, sky, config)
-    image = data - sky.image
+    mask[found.footprint] |= mask.dtype.type(Mask.DETECTED)
+    if config.refine_sky:
+        sky = _without_faint_sources(image, unusable, found, fwhm, sky, config)
+    sky = replace(sky, noise=None)
     psf, n_stars, fit = _psf_and_fluxes(image, variance, mask, unusable, found, fwhm, sky.sigma, config)
     columns = _columns(image, variance, mask, unusable, found, psf, fit, config)
     return Characterized(
@@ -90,7 +103,9 @@ def _first_look(
     image: NDArray[np.float32], noise: NDArray[np.float32], unusable: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.bool_]]:
     """FWHM, how stars fall from their peaks (see payloads.cosmic_rays), and the pixels of bright sources."""
-    bright = detect(image, noise, unusable, 3.0, threshold=10.0, min_pixels=5, deblend_contrast=1.0)
+    # One level: sep works through the others though the contrast forbids their use.
+    once = {"deblend_levels": 1, "deblend_contrast": 1.0}
+    bright = detect(image, noise, unusable, 3.0, threshold=10.0, min_pixels=5, **once)
     fwhm, stars = common_width(image, bright, unusable)
     if not np.isfinite(fwhm):
         raise NothingDetected("no source is bright enough to tell the width of stars: clouds, or a closed dome")
@@ -99,19 +114,20 @@ def _first_look(
 
 
 def _without_faint_sources(
-    data: NDArray[np.float32],
+    image: NDArray[np.float32],
     unusable: NDArray[np.bool_],
     found: Detections,
     fwhm: float,
     sky: Sky,
     config: CharacterizeConfig,
 ) -> Sky:
-    """The background once more, now without all that is detected: faint sources raise it by a part in a thousand, which
-    aperture fluxes show. In crowded fields, with less than a third of the frame free, the former one."""
-    covered = grow(found.footprint, fwhm)
+    """The background off `image` once more, now without all that is detected: faint sources raise it by a part in a thousand,
+    which aperture fluxes show. In crowded fields, with less than a third of the frame free, the former one."""
+    covered = grown(found.footprint, fwhm)
     if (covered | unusable).mean() > 2.0 / 3.0:
         return sky
-    return estimate_background(data, unusable, box_px=config.box_px, sources=covered)
+    left = subtract_background(image, unusable, box_px=config.box_px, sources=covered)
+    return replace(left, level=sky.level + left.level)
 
 
 def _psf_and_fluxes(
@@ -178,9 +194,10 @@ def _columns(
         flux, error = aperture_flux(image, variance, unusable, fit.x, fit.y, scale * fwhm)
         fraction = psf_aperture_fraction(psf, scale * fwhm)
         apertures.append((flux / fraction, error / fraction))
-    half_light, _ = sep.flux_radius(
-        np.ascontiguousarray(image), fit.x, fit.y, np.full(len(fit.x), 2.5 * fwhm), 0.5, mask=unusable, subpix=5
-    )
+    half_light = np.full(len(fit.x), np.nan)
+    if config.half_light:
+        reach = np.full(len(fit.x), 2.5 * fwhm)
+        half_light, _ = sep.flux_radius(np.ascontiguousarray(image), fit.x, fit.y, reach, 0.5, mask=unusable, subpix=5)
     with np.errstate(divide="ignore", invalid="ignore"):
         extended = 1.0 - fit.flux / apertures[0][0]
         tolerance = 0.04 + 2.0 * apertures[0][1] / np.abs(apertures[0][0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from payloads.compiled.cosmic_rays import sharp_pixels
+from payloads.mask import grown
 
 _PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _FEWEST_STARS = 20
@@ -33,7 +35,7 @@ def star_falls(
     near = data[row[:, None, None] + t[:, None], column[:, None, None] + t].reshape(-1, 9)
     highest = near.argmax(axis=1)
     pixels = (row + highest // 3 - 1) * nx + column + highest % 3 - 1
-    blocked = ndimage.binary_dilation(unusable, np.ones((3, 3), dtype=bool)) if unusable.any() else unusable
+    blocked = grown(unusable, 1.5)
     pixels = pixels[~blocked.flat[pixels] & (data.flat[pixels] > 0)]
     if pixels.size < _FEWEST_STARS:
         return gaussian
@@ -48,7 +50,7 @@ def find_cosmic_rays(
     *,
     sigma: float = 6.0,
     sharper: float = 1.35,
-    rounds: int = 3,
+    rounds: int = 20,
 ) -> NDArray[np.bool_]:
     """Pixels (ny, nx) bool hit by cosmic rays, in background-subtracted `data` with its `variance`.
 
@@ -59,49 +61,22 @@ def find_cosmic_rays(
     tracks are followed. Saturated and bad pixels (`unusable`) are never cosmic rays, nor do their neighbours count as sharp.
     """
     image = np.where(unusable, np.float32(0.0), data).astype(np.float32)
-    noise = np.sqrt(np.maximum(variance, 0.0)).astype(np.float32)
-    blocked = ndimage.binary_dilation(unusable) if unusable.any() else unusable
+    spread = np.ascontiguousarray(variance, np.float32)
+    blocked = grown(unusable, 1.0)
     found = np.zeros(data.shape, dtype=bool)
-    beside = np.zeros(data.shape, dtype=bool)
-    for number in range(rounds):
-        threshold = np.where(beside, sigma / 2, sigma).astype(np.float32) if number else np.float32(sigma)
-        pixels = np.flatnonzero(_candidates(image, noise * threshold) & ~blocked & ~found)
-        hits = pixels[_sharp(image, noise, pixels, falls, sharper)]
+    beside = np.zeros(0, np.int64)
+    around = np.array([dy * data.shape[1] + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    for _ in range(rounds):
+        hits = sharp_pixels(image, spread, blocked, beside, falls, sigma, sharper)
         if not hits.size:
             break
-        found.flat[hits] = True
+        found.flat[hits] = blocked.flat[hits] = True
         image.flat[hits] = _pair_means(image, hits).min(axis=0)
-        beside = ndimage.binary_dilation(found, np.ones((3, 3), dtype=bool))
+        # Nothing has changed but beside these: a track is followed from its ends.
+        beside = np.unique(hits[:, None] + around)
     return found
-
-
-def _candidates(image: NDArray[np.float32], rise: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels at least `rise` above each pair of opposite neighbours; the frame's border has none."""
-    inner = image[1:-1, 1:-1] - rise[1:-1, 1:-1]
-    high = np.zeros(image.shape, dtype=bool)
-    # Most pixels fail the first pair: the cheap test goes over all, the rest over what is left.
-    keep = inner > 0
-    for dy, dx in _PAIRS:
-        keep &= 2 * inner > _shift(image, dy, dx) + _shift(image, -dy, -dx)
-    high[1:-1, 1:-1] = keep
-    return high
-
-
-def _shift(image: NDArray[np.float32], dy: int, dx: int) -> NDArray[np.float32]:
-    ny, nx = image.shape
-    return image[1 + dy : ny - 1 + dy, 1 + dx : nx - 1 + dx]
 
 
 def _pair_means(image: NDArray[np.float32], pixels: NDArray[np.int64]) -> NDArray[np.float32]:
     flat, nx = image.ravel(), image.shape[1]
     return np.stack([0.5 * (flat[pixels + dy * nx + dx] + flat[pixels - dy * nx - dx]) for dy, dx in _PAIRS])
-
-
-def _sharp(
-    image: NDArray[np.float32], noise: NDArray[np.float32], pixels: NDArray[np.int64], falls: NDArray[np.float64], sharper: float
-) -> NDArray[np.bool_]:
-    value, error = image.ravel()[pixels], noise.ravel()[pixels]
-    keep = np.zeros(len(pixels), dtype=bool)
-    for mean, fall in zip(_pair_means(image, pixels), falls, strict=True):
-        keep |= (value - 2.0 * error) * fall > sharper * (np.maximum(mean, 0.0) + 2.0 * error / np.sqrt(2.0))
-    return keep

@@ -7,6 +7,7 @@ would take longer than everything else about an alert.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,27 +54,25 @@ class CutoutMaker:
         half = self._size // 2
         x0, y0 = int(np.floor(x + 0.5)) - half, int(np.floor(y + 0.5)) - half
         data, variance, mask = (_window(plane, x0, y0, self._size) for plane in self._planes)
-        head = self._head + "".join(
-            str(fits.Card(key, value))
-            for key, value in (
-                ("CRPIX1", self._crpix[0] - x0),
-                ("CRPIX2", self._crpix[1] - y0),
-                ("CORNERX", x0),
-                ("CORNERY", y0),
-            )
-        )
+        place = {"CRPIX1": f"{self._crpix[0] - x0:.9f}", "CRPIX2": f"{self._crpix[1] - y0:.9f}", "CORNERX": x0, "CORNERY": y0}
+        head = self._head + "".join(f"{key:<8}= {value:>20}".ljust(80) for key, value in place.items())
         parts = [
             _padded((head + "END".ljust(80)).encode("ascii"), b" "),
             _padded(data.astype(">f4").tobytes()),
             self._variance,
             _padded(variance.astype(">f4").tobytes()),
             self._mask,
-            _padded((mask & 0x7FFF).astype(">i2").tobytes()),
+            _padded((mask.astype(np.uint32) & 0x7FFF).astype(">i2").tobytes()),
         ]
         if psf is not None:
-            parts.append(_header_block(fits.ImageHDU(np.zeros(psf.shape, ">f4"), name="PSF").header))
+            parts.append(_psf_header(psf.shape))
             parts.append(_padded(psf.astype(">f4").tobytes()))
         return b"".join(parts)
+
+
+@cache
+def _psf_header(shape: tuple[int, ...]) -> bytes:
+    return _header_block(fits.ImageHDU(np.zeros(shape, ">f4"), name="PSF").header)
 
 
 def _window(plane: NDArray, x0: int, y0: int, size: int) -> NDArray:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from backbone.errors import PermanentError
 from payloads.mask import Mask, any_set
 
+_TRIES = 6
+"""In fields so crowded that an eighth of all pixels is above threshold, and hangs together, the threshold is doubled so often."""
+
 
 class SourceFlag(IntFlag):
     """Bits of the column `flags` of `src`; 0 is a clean source."""
@@ -61,27 +64,35 @@ def detect(
     """Sources of background-subtracted `data` (ny, nx): sep (SExtractor) on the image smoothed by a Gaussian of the PSF's width.
 
     `threshold` counts in the noise of the smoothed image, so that a point source of that signal-to-noise just reaches it; over
-    at least `min_pixels` connected pixels. `sigma` is the noise of a pixel; `unusable` pixels count as nothing.
+    at least `min_pixels` connected pixels; it is doubled where a field is so crowded that an eighth of it is above. `sigma` is
+    the noise of a pixel; `unusable` pixels count as nothing.
     """
     half = int(np.clip(round(fwhm_px), 2, 4))
     grid = np.arange(-half, half + 1)
     kernel = np.exp(-0.5 * (grid[:, None] ** 2 + grid[None, :] ** 2) / (fwhm_px / 2.3548) ** 2).astype(np.float32)
     # sep compares the smoothed image with the noise of the unsmoothed one.
     smoothing = float(np.sqrt((kernel**2).sum()) / kernel.sum())
-    sep.set_extract_pixstack(max(300_000, data.size // 4))
+    sep.set_extract_pixstack(max(1_000_000, data.size // 8))
     sep.set_sub_object_limit(4096)
-    found, segments = sep.extract(
-        np.ascontiguousarray(data, dtype=np.float32),
-        threshold * smoothing,
-        err=sigma,
-        mask=unusable,
-        filter_kernel=kernel,
-        filter_type="conv",
-        minarea=min_pixels,
-        deblend_nthresh=deblend_levels,
-        deblend_cont=deblend_contrast,
-        segmentation_map=True,
-    )
+    image = np.ascontiguousarray(data, dtype=np.float32)
+    for level in threshold * 2.0 ** np.arange(_TRIES):
+        try:
+            found, segments = sep.extract(
+                image,
+                level * smoothing,
+                err=sigma,
+                mask=unusable,
+                filter_kernel=kernel,
+                filter_type="conv",
+                minarea=min_pixels,
+                deblend_nthresh=deblend_levels,
+                deblend_cont=deblend_contrast,
+                segmentation_map=True,
+            )
+            break
+        except Exception as error:  # sep has no class of its own for this
+            if "pixel buffer full" not in str(error) or level >= threshold * 2.0 ** (_TRIES - 1):
+                raise
     return Detections(
         x=found["x"],
         y=found["y"],

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from payloads.ids import source_id
 from payloads.reliability import ReliabilityConfig, reliability
 
+_NEAR_PX = 20.0  # within which other sources are neighbours
 NJY_AT_MAG_0 = 10 ** (31.4 / 2.5)
 _FLUXES = tuple(f"{kind}Flux{end}" for kind in ("psf", "ap", "science", "template") for end in ("", "Err"))
 
@@ -33,19 +34,17 @@ def dia_source_table(
     band: str,
     midpoint_mjd_tai: float,
     processed_mjd_tai: float,
-    config: ReliabilityConfig | None = None,
     release: int = 0,
 ) -> Table:
     """Columns of dia_source (docs/interfaces.md) from the table of payloads.dia_sources.detect.
 
     Sources whose centre is off the frame of `shape` (ny, nx) are left out. Errors of positions are on the sky: raErr has cos dec.
     """
-    config = config or ReliabilityConfig()
     x, y = np.asarray(measured["x"], float), np.asarray(measured["y"], float)
     table = measured[(x >= -0.5) & (y >= -0.5) & (x < shape[1] - 0.5) & (y < shape[0] - 0.5)]
     xy = np.column_stack([table["x"], table["y"]]).astype(float).reshape(-1, 2)
-    table["neighbours"] = _neighbours(xy, config.crowd_px)
-    table["reliability"] = reliability(table, config)
+    table["neighbours"], table["crowd"] = (_neighbours(xy, radius) for radius in (_NEAR_PX, ReliabilityConfig().crowd_px))
+    table["reliability"] = reliability(table)
     n = len(table)
     table["diaSourceId"] = np.array([source_id(release, visit, detector, k + 1) for k in range(n)], np.int64)
     constants: dict[str, tuple[Any, Any]] = {

@@ -8,24 +8,21 @@ payloads/reliability.py's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntFlag
 
 import numpy as np
 import sep
-from astropy.table import Table
+from astropy.table import Table, vstack
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 from scipy.spatial import cKDTree
-from scipy.stats import norm
 
+from payloads.dia_moments import add_moments
+from payloads.dia_score import STRIP_PX, UNDETECTABLE, DiaSourceConfig, Score, find_peaks, noise_of_rows, resized
 from payloads.difference import Difference
-from payloads.kernel import SIGMA_PER_FWHM
 from payloads.kernel_field import Floats, KernelField
 from payloads.mask import Mask, any_set
 from payloads.psf import PsfModel
-
-UNDETECTABLE = Mask.BAD | Mask.SAT | Mask.CR | Mask.NO_DATA
 
 
 class SourceFlag(IntFlag):
@@ -37,106 +34,28 @@ class SourceFlag(IntFlag):
     OPPOSITE_NEIGHBOUR = 1 << 19  # a source of the other sign close by, not merged into a dipole
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiaSourceConfig:
-    """How sources are found and measured; lengths in FWHM of the difference's PSF."""
-
-    threshold_snr: float = 5.0
-    systematic_floor: float = 0.003  # fraction of the subtracted flux that is error however good the residuals look
-    systematic_ceiling: float = 0.05
-    coherence: float = 2.0  # residuals of neighbouring pixels go together: what is measured per pixel counts this much more
-    shift_px: float = 0.03  # astrometric scatter between the images: error = shift * gradient of the template
-    core_fwhm: float = 1.25  # radius of the pixels that are fitted and counted
-    aperture_fwhm: float = 2.0
-    fit_rounds: int = 4
-    max_drift_fwhm: float = 0.8  # a centroid farther than this from its peak is not believed
-    pair_fwhm: float = 2.0  # a positive and a negative peak nearer than this may be one dipole
-    pair_ratio: float = 0.3  # … if the weaker has at least this share of the stronger's score
-    opposite_fwhm: float = 3.5
-    max_sources: int = 20_000
-
-
-@dataclass(frozen=True)
-class Score:
-    """Signal-to-noise of a point source at each pixel, and how it was made."""
-
-    image: Floats  # (ny, nx), zero where nothing can be said
-    variance: Floats  # of pixels, systematic error included, in units in which `image` has width 1 on blank sky
-    unusable: NDArray[np.bool_]
-    width: float  # what the score's width was before it was divided by it
-    systematic: float  # fraction of the subtracted flux taken for error
-
-
-def score_image(difference: Difference, fwhm_px: float, config: DiaSourceConfig) -> Score:
-    """The matched-filter score: sum of PSF * D / V over the square root of sum of PSF^2 / V."""
-    unusable = any_set(difference.mask, UNDETECTABLE, difference.data.shape)
-    systematic = systematic_fraction(difference, unusable, config)
-    star = np.maximum(difference.matched_template, 0)
-    slope = np.hypot(*np.gradient(star))
-    variance = difference.variance + (config.coherence * systematic * star) ** 2 + (config.shift_px * slope) ** 2
-    weight = np.where(unusable, 0, 1 / variance).astype(np.float32)
-    top = difference.psf.transposed().convolve(difference.data * weight)
-    square = difference.psf.map(lambda stamps, _x, _y: stamps**2).transposed()
-    bottom = square.convolve(weight)
-    whole = float((difference.psf.at(*_centre(difference.data.shape)) ** 2).sum()) * weight
-    seen = (bottom > 0.3 * ndimage.maximum_filter(whole, size=3)) & (bottom > 0)
-    score = np.where(seen, top / np.sqrt(np.maximum(bottom, 1e-30)), 0)
-    blank = (
-        seen & ~unusable & (star < 2 * np.sqrt(difference.variance)) & (np.abs(score) < 4) & ~_border(score.shape, 2 * fwhm_px)
-    )
-    if blank.sum() < 100:
-        blank = seen & ~unusable
-    middle = float(np.median(score[blank])) if blank.any() else 0.0
-    width = max(float(1.4826 * np.median(np.abs(score[blank] - middle))), 1e-6) if blank.any() else 1.0
-    return Score(
-        np.where(seen, score / width, 0).astype(np.float32), variance * np.float32(width**2), unusable, width, systematic
-    )
-
-
-def systematic_fraction(difference: Difference, unusable: NDArray[np.bool_], config: DiaSourceConfig) -> float:
-    """Residual error of bright unsaturated stars as a fraction of their flux, from the median excess of D^2 over the variance."""
-    star = difference.matched_template
-    bright = (
-        ~unusable & ~any_set(difference.mask, Mask.SUSPECT | Mask.EDGE, star.shape) & (star > 30 * np.sqrt(difference.variance))
-    )
-    if bright.sum() < 50:
-        return config.systematic_floor
-    ratio = np.median((difference.data[bright] / star[bright]) ** 2) / 0.4549 - np.median(
-        difference.variance[bright] / star[bright] ** 2
-    )
-    return float(np.clip(np.sqrt(max(ratio, 0)), config.systematic_floor, config.systematic_ceiling))
-
-
-def find_peaks(score: Floats, threshold: float, fwhm_px: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """Pixels (x, y) where the score or its negative is highest within 0.75 FWHM and at least `threshold`, strongest first."""
-    size = 2 * max(1, round(0.75 * fwhm_px)) + 1
-    high = (score >= threshold) & (score == ndimage.maximum_filter(score, size=size))
-    low = (score <= -threshold) & (score == ndimage.minimum_filter(score, size=size))
-    y, x = np.nonzero(high | low)
-    order = np.argsort(-np.abs(score[y, x]), kind="stable")
-    return x[order], y[order]
-
-
 def detect(difference: Difference, fwhm_px: float, config: DiaSourceConfig | None = None) -> tuple[Table, Score]:
     """Find and measure all sources of a difference; a table in pixels and the image's units, in order of (y, x), and the score.
 
     A positive and a negative peak close together are one source, a dipole, at the stronger one's place.
     """
     config = config or DiaSourceConfig()
-    score = score_image(difference, fwhm_px, config)
-    px, py = find_peaks(score.image, config.threshold_snr, fwhm_px)
-    px, py = px[: config.max_sources], py[: config.max_sources]
-    value = score.image[py, px]
+    found, score = find_peaks(difference, fwhm_px, config)
+    px, py, value = found.x, found.y, found.value
     keep, dipole, opposite = _pair(px, py, value, fwhm_px, config)
     order = np.lexsort((px[keep], py[keep]))
     keep = keep[order]
     table = measure(difference, score, px[keep], py[keep], fwhm_px, config)
-    table["snr"] = value[keep].astype(np.float32)
+    # A source between pixels has its peak between them: the fit says what it amounts to.
+    sign = np.sign(value[keep])
+    fitted = np.where(table["flags"] & SourceFlag.CENTROID_FAILED, 0, sign * _ratio(table["psfFlux"], table["psfFluxErr"]))
+    strength = np.maximum(np.abs(value[keep]), fitted)
+    table["snr"] = (sign * strength).astype(np.float32)
     table["isNegative"] = value[keep] < 0
     table["isDipole"] = dipole[keep]
     table["oppositeRatio"] = opposite[keep].astype(np.float32)
     table["flags"] |= np.where((opposite[keep] > 0) & ~dipole[keep], np.int64(SourceFlag.OPPOSITE_NEIGHBOUR), 0)
-    return table, score
+    return table[strength >= config.threshold_snr], score
 
 
 def _pair(px, py, value, fwhm_px: float, config: DiaSourceConfig):
@@ -157,16 +76,33 @@ def _pair(px, py, value, fwhm_px: float, config: DiaSourceConfig):
 
 
 def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config: DiaSourceConfig) -> Table:
-    """PSF fit (flux, position), aperture flux, moments and pixel statistics of the sources whose peaks are at (px, py)."""
+    """PSF fit (flux, position), aperture flux, moments and pixel statistics of the sources whose peaks are at (px, py), in order
+    of py."""
+    reach = int(np.ceil((2 * config.max_drift_fwhm + config.aperture_fwhm) * fwhm_px)) + 3
+    tables, ny = [], len(score.unusable)
+    for first in range(0, ny, STRIP_PX):
+        here = (py >= first) & (py < first + STRIP_PX)
+        if here.any() or (not len(py) and not first):
+            rows = max(0, first - reach), min(first + STRIP_PX + reach, ny)
+            tables.append(_measure_rows(difference, score, rows, px[here], py[here], fwhm_px, config))
+    return tables[0] if len(tables) == 1 else vstack(tables)
+
+
+def _measure_rows(
+    difference: Difference, score: Score, rows: tuple[int, int], px, py, fwhm_px: float, config: DiaSourceConfig
+) -> Table:
+    """The same for the sources of a strip of the image, of which rows (first, end) hold all that is looked at."""
+    part = slice(*rows)
     half = int(np.ceil(2 * fwhm_px))
-    cut = _Cutter(difference.data.shape, px, py, half)
-    data, variance = cut(difference.data), cut(score.variance)
-    bits = cut(difference.mask, outside=int(Mask.NO_DATA))
+    spread = noise_of_rows(difference, score.systematic, score.width, rows, config)
+    cut = _Cutter(spread.shape, px, py - rows[0], half)
+    data, variance = cut(difference.data[part]), cut(spread)
+    bits = cut(difference.mask[part], outside=int(Mask.NO_DATA))
     usable = ~any_set(bits, UNDETECTABLE, bits.shape)
     t = np.arange(-half, half + 1)
     core = np.hypot(t[None, :], t[:, None]) <= config.core_fwhm * fwhm_px
     weight = np.where(usable & core, 1 / np.where(usable, variance, 1), 0)
-    psf = _resized(difference.psf.at(px, py), half) if len(px) else np.zeros((0, 2 * half + 1, 2 * half + 1))
+    psf = resized(difference.psf.at(px, py), half) if len(px) else np.zeros((0, 2 * half + 1, 2 * half + 1))
     fit = _fit_point_source(data, weight, psf, fwhm_px, config)
     x, y = px + fit["dx"], py + fit["dy"]
     model = fit["model"]
@@ -198,11 +134,15 @@ def measure(difference: Difference, score: Score, px, py, fwhm_px: float, config
             "flags": flags,
         }
     )
-    table["apFlux"], table["apFluxErr"] = _aperture(difference.data, score, x, y, config.aperture_fwhm * fwhm_px)
-    plain = np.where(usable & core, 1 / np.where(usable, cut(difference.variance), 1), 0)
-    for name, image in (("science", difference.science), ("template", difference.matched_template)):
-        table[f"{name}Flux"], table[f"{name}FluxErr"] = _forced(cut(image), plain, model)
-    _moments(table, np.where(usable, data, flux[:, None, None] * model), psf, fit, fwhm_px)
+    planes = (difference.data[part], spread, score.unusable[part])
+    table["apFlux"], table["apFluxErr"] = _aperture(*planes, x, y - rows[0], config.aperture_fwhm * fwhm_px)
+    plain = np.where(usable & core, 1 / np.where(usable, cut(difference.variance[part]), 1), 0)
+    own = model
+    if difference.science_psf is not None:
+        own = shift(resized(difference.science_psf.at(px, py), half), fit["dx"], fit["dy"])
+    for name, image, shape in (("science", difference.science, own), ("template", difference.matched_template, model)):
+        table[f"{name}Flux"], table[f"{name}FluxErr"] = _forced(cut(image[part]), plain, shape)
+    add_moments(table, np.where(usable, data, flux[:, None, None] * model), psf, fit, fwhm_px)
     return table
 
 
@@ -274,99 +214,19 @@ def _forced(data: Floats, weight: Floats, model: Floats) -> tuple[Floats, Floats
     return _ratio((weight * model * data).sum((1, 2)), square), _ratio(np.ones(len(data)), np.sqrt(square))
 
 
-def _moments(table: Table, data: Floats, psf: Floats, fit: dict[str, Floats], fwhm_px: float) -> None:
-    """Gaussian-weighted second moments of source and PSF [px^2] with the weight's own size divided out; extendedness and trail.
-
-    The weight is as wide as the PSF; M = (M_w^-1 - W^-1)^-1 undoes it, exactly for Gaussians. `extendedness` is the logistic of
-    the excess of size over the PSF's in units of its error (0 point, 1 extended).
-    """
-    sigma = fwhm_px * SIGMA_PER_FWHM
-    seen, bad = _weighted_moments(data, fit["dx"], fit["dy"], sigma)
-    seen_psf, _ = _weighted_moments(psf, np.zeros(len(psf)), np.zeros(len(psf)), sigma)
-    source, point = _unweighted(seen, sigma, bad), _unweighted(seen_psf, sigma, np.zeros(len(psf), bool))
-    noise = 2 * _ratio(table["psfFluxErr"], np.abs(table["psfFlux"]))
-    excess = _ratio(np.trace(source, axis1=1, axis2=2), np.trace(point, axis1=1, axis2=2)) - 1
-    doubt = np.clip((excess - 0.15) / np.hypot(noise, 0.05) - 2, -30, 30)
-    table["extendedness"] = np.where(bad, 1.0, 1 / (1 + np.exp(-doubt))).astype(np.float32)
-    for name, (i, j) in {"ixx": (0, 0), "iyy": (1, 1), "ixy": (0, 1)}.items():
-        table[name] = source[:, i, j]
-        table[f"{name}PSF"] = point[:, i, j]
-    values, vectors = np.linalg.eigh(seen - seen_psf)
-    error = noise * sigma**2 / 2
-    long = (values[:, 1] > 5 * error) & (values[:, 1] > 3 * np.abs(values[:, 0])) & (values[:, 1] > 0.1 * sigma**2)
-    table["trailLengthPx"] = np.where(long, _trail_length(values[:, 1], sigma), 0)
-    table["trailAngle"] = np.degrees(np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])) % 180
-
-
-def _trail_length(growth: Floats, sigma: float) -> Floats:
-    """Length of a trail whose weighted moment along itself exceeds the PSF's by `growth`; PSF and weight: Gaussians of `sigma`.
-
-    Under the weight a trail is a truncated normal distribution of variance 2 sigma^2, seen at half scale.
-    """
-    a = np.linspace(0.01, 4, 400)
-    variance = 1 - 2 * a * norm.pdf(a) / (2 * norm.cdf(a) - 1)
-    return 2 * np.sqrt(2) * sigma * np.interp(4 * growth / (2 * sigma**2), variance, a)
-
-
-def _weighted_moments(stamps: Floats, dx: Floats, dy: Floats, sigma: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """Moment matrices (n, 2, 2) in (x, y) under a Gaussian weight, and where they mean nothing (not positive)."""
-    half = stamps.shape[-1] // 2
-    t = np.arange(-half, half + 1.0)
-    x, y = t[None, None, :] - dx[:, None, None], t[None, :, None] - dy[:, None, None]
-    weighted = stamps * np.exp(-0.5 * (x**2 + y**2) / sigma**2)
-    total = weighted.sum((1, 2))
-    seen = np.empty((len(stamps), 2, 2))
-    for (i, j), product in {(0, 0): x * x, (1, 1): y * y, (0, 1): x * y}.items():
-        seen[:, i, j] = seen[:, j, i] = _ratio((weighted * product).sum((1, 2)), total)
-    return seen, ~(np.linalg.eigvalsh(seen)[:, 0] > 0)
-
-
-def _unweighted(seen: Floats, sigma: float, bad: NDArray[np.bool_]) -> Floats:
-    """Moments without the weight; where they mean nothing, or are as wide as the weight lets them be, the weight's."""
-    inverse = np.linalg.pinv(np.where(bad[:, None, None], np.eye(2), seen)) - np.eye(2) / sigma**2
-    wide = bad | ~(np.linalg.eigvalsh(inverse)[:, 0] > 0.02 / sigma**2)
-    inverse[wide] = np.eye(2) / sigma**2 * np.where(bad[wide], 1.0, 0.02)[:, None, None]
-    return np.linalg.inv(inverse)
-
-
-def _aperture(data: Floats, score: Score, x: Floats, y: Floats, radius_px: float) -> tuple[Floats, Floats]:
+def _aperture(
+    data: Floats, variance: Floats, unusable: NDArray[np.bool_], x: Floats, y: Floats, radius_px: float
+) -> tuple[Floats, Floats]:
     if not len(x):
         return np.zeros(0), np.zeros(0)
-    flux, error, _ = sep.sum_circle(
-        np.ascontiguousarray(data, np.float32),
-        x,
-        y,
-        radius_px,
-        var=np.ascontiguousarray(score.variance, np.float32),
-        mask=score.unusable,
-    )
+    flux, error, _ = sep.sum_circle(np.ascontiguousarray(data, np.float32), x, y, radius_px, var=variance, mask=unusable)
     return flux, error
-
-
-def _resized(stamps: Floats, half: int) -> Floats:
-    """Stamps cut or padded with zeros to half size `half`."""
-    own = stamps.shape[-1] // 2
-    if own >= half:
-        return stamps[:, own - half : own + half + 1, own - half : own + half + 1]
-    grow = half - own
-    return np.pad(stamps, ((0, 0), (grow, grow), (grow, grow)))
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
     """Top / bottom, zero where the bottom is zero."""
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
-
-
-def _centre(shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    return np.array([shape[1] / 2]), np.array([shape[0] / 2])
-
-
-def _border(shape: tuple[int, int], width_px: float) -> NDArray[np.bool_]:
-    inside = np.zeros(shape, bool)
-    b = int(np.ceil(width_px))
-    inside[b : shape[0] - b, b : shape[1] - b] = True
-    return ~inside
 
 
 def psf_field(model: PsfModel, shape: tuple[int, int], order: int = 2) -> KernelField:

@@ -7,17 +7,20 @@ difference, after which the variance plane means what it says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
-from scipy.signal import oaconvolve
+from scipy import fft
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from payloads.background import subtract_background
+from payloads.compiled.mask import lost_pixels, paint_discs, spread_bit
 from payloads.kernel import KernelConfig, MatchingKernel, choose_stamps, solve_kernel
 from payloads.kernel_field import Floats, KernelField
-from payloads.mask import Mask, any_set
+from payloads.mask import UNUSABLE, Mask, any_set, rim
+from payloads.warp import REPLACED, repair
 
 Masks = NDArray[np.uint32]
 
@@ -28,6 +31,7 @@ class DifferenceConfig:
 
     kernel: KernelConfig = field(default_factory=KernelConfig)
     decorrelate: bool = True
+    background_px: int = 128  # mesh of the background that is taken off the difference; 0: none is
     wing_fwhm: float = 2.5  # every saturated area is SUSPECT to this many FWHM beyond its edge …
     wing_radii: float = 1.5  # … and to this many of its own radii beyond that
     spread_fraction: float = 0.05  # of the matching kernel's weight on flagged pixels that flags the result
@@ -42,19 +46,23 @@ class Image:
     mask: Masks
     fwhm_px: float
 
-    def filled(self) -> Image:
-        """Without a pixel that is not finite: those are zero and NO_DATA."""
-        lost = (
-            ~np.isfinite(self.data)
-            | ~np.isfinite(self.variance)
-            | (self.variance <= 0)
-            | any_set(self.mask, Mask.NO_DATA, self.data.shape)
-        )
-        typical = float(np.median(self.variance[~lost])) if not lost.all() else 1.0
+    def filled(self, *, overwrite: bool = False) -> Image:
+        """Without a pixel that is not finite: those are zero and NO_DATA. Itself where it has none already; with `overwrite` its
+        own arrays, if they are of float32, are changed."""
+        lost = np.empty(self.data.shape, bool)
+        planes = (self.data.ravel(), self.variance.ravel(), self.mask.ravel())
+        change = lost_pixels(*planes, np.uint32(Mask.NO_DATA), lost.ravel())
+        if not change and self.data.dtype == self.variance.dtype == np.float32:
+            return self
+        usual = typical(self.variance[~lost]) if not lost.all() else 1.0
+        if overwrite and self.data.dtype == self.variance.dtype == np.float32:
+            self.data[lost], self.variance[lost] = 0, usual
+            self.mask[lost] |= self.mask.dtype.type(Mask.NO_DATA)
+            return self
         return Image(
             data=np.where(lost, 0, self.data).astype(np.float32),
-            variance=np.where(lost, typical, self.variance).astype(np.float32),
-            mask=self.mask | np.where(lost, np.uint32(Mask.NO_DATA), np.uint32(0)),
+            variance=np.where(lost, usual, self.variance).astype(np.float32),
+            mask=np.where(lost, self.mask | self.mask.dtype.type(Mask.NO_DATA), self.mask),
             fwhm_px=self.fwhm_px,
         )
 
@@ -71,10 +79,11 @@ class Difference:
     variance: Floats
     mask: Masks
     matched_template: Floats  # what was subtracted, background included
-    science: Floats  # what it was subtracted from: convolved where the template is the broader
+    science: Floats  # as it was given
     psf: KernelField  # of the difference
     kernel: MatchingKernel
     convolved: str  # "template" or "science"
+    science_psf: KernelField | None = None  # of `science`; None: the difference's
 
     @property
     def kernel_sum(self) -> float:
@@ -82,11 +91,20 @@ class Difference:
         return self.kernel.sum if self.convolved == "template" else 1 / self.kernel.sum
 
 
-def subtract(science: Image, template: Image, psf: KernelField, config: DifferenceConfig | None = None) -> Difference:
+def subtract(
+    science: Image,
+    template: Image,
+    psf: KernelField,
+    config: DifferenceConfig | None = None,
+    stars: tuple[Floats, Floats] | None = None,
+    *,
+    overwrite_template: bool = False,
+) -> Difference:
     """Science minus matched template, both on one grid and in (about) the same units.
 
-    `psf` is the science image's. The sharper of the two, by `fwhm_px`, is convolved. Raises payloads.kernel.KernelError where no
-    kernel can be solved.
+    `psf` is the science image's. The sharper of the two, by `fwhm_px`, is convolved. `stars` (x, y) to solve the kernel on,
+    where they are known. With `overwrite_template` its arrays are used for what is made of it. Raises
+    payloads.kernel.KernelError where no kernel can be solved.
     """
     config = config or DifferenceConfig()
     science, template = science.filled(), template.filled()
@@ -95,63 +113,91 @@ def subtract(science: Image, template: Image, psf: KernelField, config: Differen
     convolve_template = template.fwhm_px <= science.fwhm_px
     source, target = (template, science) if convolve_template else (science, template)
     reach = int(np.ceil(config.kernel.stamp_fwhm * fwhm))
-    deeper = template if np.median(template.variance) < np.median(science.variance) else science
-    x, y = choose_stamps(deeper.data, deeper.variance, mask, fwhm, reach, config.kernel)
+    deeper = template if typical(template.variance) < typical(science.variance) else science
+    x, y = choose_stamps(deeper.data, deeper.variance, mask, fwhm, reach, config.kernel, stars)
     kernel = solve_kernel(source.data, target.data, source.variance, target.variance, mask, x, y, fwhm, config.kernel)
-    matched = kernel.field.convolve(source.data) + kernel.background()
-    spread = spread_mask(source.mask, kernel.field, config.spread_fraction)
-    mask = mask | spread
+    mask |= spread_mask(source.mask, kernel.field, config.spread_fraction)
     whiten = None
     if config.decorrelate:
-        whiten = decorrelation_kernel(kernel.field, float(np.median(source.variance)), float(np.median(target.variance)))
-    if convolve_template:
-        minuend, subtrahend, unit = target.data, matched, 1.0
-    else:
-        minuend, subtrahend, unit = matched, target.data, 1 / kernel.sum
-    data = (minuend - subtrahend) * np.float32(unit)
-    variance = _variance(source.variance, target.variance, kernel, decorrelated=whiten is not None) * np.float32(unit**2)
+        whiten = decorrelation_kernel(kernel.field, typical(source.variance), typical(target.variance))
+    place = template.variance if overwrite_template and whiten is not None else None
+    variance = _variance(source.variance, target.variance, kernel, decorrelated=whiten is not None, out=place)
+    spoilt = any_set(source.mask, REPLACED, mask.shape)
+    values = source.data[spoilt]
+    repair(source.data, spoilt)  # a defect's value, even a twentieth of it, would be spread as light
+    matched = kernel.matched(source.data, overwrite=overwrite_template and convolve_template)
+    if matched is not source.data:
+        source.data[spoilt] = values
+    del spoilt
+    minuend, subtrahend = (target.data, matched) if convolve_template else (matched, target.data)
+    data = np.subtract(minuend, subtrahend, out=None if convolve_template else matched)
+    science_psf = psf
     if not convolve_template:
+        unit = np.float32(1 / kernel.sum)
+        data *= unit
+        variance *= unit**2
+        subtrahend = np.multiply(subtrahend, unit, out=subtrahend if overwrite_template else None)
         psf = psf.map(lambda stamps, px, py: _normalised(_convolved(stamps, kernel.field.at(px, py))))
     if whiten is not None:
-        data = oaconvolve(data, whiten.astype(np.float32), mode="same")
+        data = KernelField.constant(whiten, data.shape).convolve(data, overwrite=True)
         psf = psf.map(lambda stamps, _x, _y: _normalised(_convolved(stamps, whiten[None])))
-    lost = any_set(mask, Mask.NO_DATA, data.shape)
+    if config.background_px and min(data.shape) >= 2 * config.background_px:
+        # What the two backgrounds' errors leave is small, but a PSF's flux adds it up over all its pixels.
+        subtract_background(data, any_set(mask, UNUSABLE | Mask.SUSPECT, data.shape), box_px=config.background_px)
+    data[any_set(mask, Mask.NO_DATA, data.shape)] = 0
     return Difference(
-        data=np.where(lost, 0, data).astype(np.float32),
-        variance=variance.astype(np.float32),
+        data=data,
+        variance=variance,
         mask=mask,
-        matched_template=(subtrahend * unit).astype(np.float32),
-        science=(minuend * unit).astype(np.float32),
+        matched_template=subtrahend,
+        science=science.data,
         psf=psf,
         kernel=kernel,
         convolved="template" if convolve_template else "science",
+        science_psf=science_psf,
     )
 
 
-def merge_templates(pieces: Sequence[tuple[Floats, Floats, Masks]]) -> tuple[Floats, Floats, Masks]:
-    """One template (data, variance, mask) from patches already on the science grid; where several have data the first counts.
-
-    Neighbouring patches overlap with the same pixels, so averaging would gain nothing; but at its border a patch has pixels whose
-    interpolation kernel lacked data (EDGE), and those of its neighbour are better.
-    """
-    data, variance, mask = (np.array(part) for part in pieces[0])
-    for worse in (Mask.NO_DATA, Mask.NO_DATA | Mask.EDGE):
-        for more, more_variance, more_mask in pieces[1:] if worse == Mask.NO_DATA else pieces:
-            take = any_set(mask, worse, data.shape) & ~any_set(more_mask, worse, data.shape) & np.isfinite(more)
-            data[take], variance[take], mask[take] = more[take], more_variance[take], more_mask[take]
-    return data, variance, mask
+def typical(values: Floats, at_most: int = 500_000) -> float:
+    """The median, of a regular sample where there are many values."""
+    flat = values.ravel()
+    step = max(1, flat.size // at_most)
+    # An even step through an even-width frame would meet the same columns on every row.
+    return float(np.median(flat[:: step + (step % 2 == 0)]))
 
 
 def wings(mask: Masks, fwhm_px: float, config: DifferenceConfig) -> Masks:
     """`mask` with SUSPECT around every saturated area, farther around larger ones."""
     saturated = any_set(mask, Mask.SAT, mask.shape)
-    if not saturated.any():
+    rows, columns = rim(saturated)
+    if not rows.size:
         return mask
-    labels, count = ndimage.label(ndimage.binary_dilation(saturated))
-    area = np.bincount(labels[saturated], minlength=count + 1)
-    reach = config.wing_fwhm * fwhm_px + config.wing_radii * np.sqrt(area / np.pi)
-    distance, nearest = ndimage.distance_transform_edt(~saturated, return_indices=True)
-    return mask | np.where(distance < reach[labels[nearest[0], nearest[1]]], np.uint32(Mask.SUSPECT), np.uint32(0))
+    pixels, label = _connected(saturated)
+    reach = config.wing_fwhm * fwhm_px + config.wing_radii * np.sqrt(np.bincount(label) / np.pi)
+    out = mask.copy()
+    out.ravel()[pixels] |= mask.dtype.type(Mask.SUSPECT)
+    # Discs around the rim cover those around what lies within.
+    of_rim = label[np.searchsorted(pixels, rows * mask.shape[1] + columns)]
+    paint_discs(out, rows, columns, reach[of_rim], np.uint32(Mask.SUSPECT))
+    return out
+
+
+def _connected(flagged: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Indices (n,) into the raveled image of the flagged pixels, and to which area each belongs, corners touching.
+
+    Few pixels are flagged: an image of labels would be work for all of them.
+    """
+    nx = flagged.shape[1]
+    pixels = np.flatnonzero(flagged)
+    links = []
+    for step in (1, nx - 1, nx, nx + 1):
+        place = np.minimum(np.searchsorted(pixels, pixels + step), len(pixels) - 1)
+        # A step over the border of the image would come out on its other side.
+        beside = (pixels[place] == pixels + step) & (np.abs(pixels[place] % nx - pixels % nx) <= 1)
+        links.append(np.stack([np.flatnonzero(beside), place[beside]]))
+    first, second = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(pixels), len(pixels)))
+    return pixels, connected_components(graph, directed=False)[1]
 
 
 def spread_mask(mask: Masks, kernel: KernelField, fraction: float) -> Masks:
@@ -163,14 +209,14 @@ def spread_mask(mask: Masks, kernel: KernelField, fraction: float) -> Masks:
     weight = np.abs(kernel.at(np.array([nx / 2]), np.array([ny / 2]))[0])
     weight = (weight / weight.sum()).astype(np.float32)
     out = np.zeros_like(mask)
+    present = np.bitwise_or.reduce(mask, axis=None)
     for bit in (Mask.BAD, Mask.SAT, Mask.CR, Mask.EDGE, Mask.NO_DATA, Mask.INTERP, Mask.SUSPECT):
-        flagged = any_set(mask, bit, mask.shape)
-        if flagged.any():
-            out[oaconvolve(flagged.astype(np.float32), weight, mode="same") > fraction] |= np.uint32(bit)
+        if not present & np.uint32(bit):
+            continue
+        spread_bit(mask, mask.dtype.type(bit), weight, fraction, out)
     border = kernel.half_size_px
-    edge = np.ones(mask.shape, bool)
-    edge[border : ny - border, border : nx - border] = False
-    out[edge] |= np.uint32(Mask.EDGE)
+    for edge in (np.s_[:border], np.s_[ny - border :], np.s_[:, :border], np.s_[:, nx - border :]):
+        out[edge] |= mask.dtype.type(Mask.EDGE)
     return out
 
 
@@ -191,12 +237,15 @@ def decorrelation_kernel(kernel: KernelField, source_variance: float, target_var
     return np.asarray(cut / cut.sum())
 
 
-def _variance(source: Floats, target: Floats, kernel: MatchingKernel, *, decorrelated: bool) -> Floats:
-    """Pixel variance of target - kernel * source: that of white noise after decorrelation, else what convolution leaves."""
-    if decorrelated:
-        return target + source * np.float32(kernel.sum**2)
-    squared = kernel.field.map(lambda stamps, _x, _y: stamps**2)
-    return target + np.maximum(squared.convolve(source), 0)
+def _variance(source: Floats, target: Floats, kernel: MatchingKernel, *, decorrelated: bool, out: Floats | None = None) -> Floats:
+    """Pixel variance of target - kernel * source: that of white noise after decorrelation, else what convolution leaves. `out`
+    may be one of the two, where decorrelated."""
+    scale = np.float32(kernel.sum**2)
+    if not decorrelated:
+        return target + np.maximum(kernel.field.map(lambda stamps, _x, _y: stamps**2).convolve(source), 0)
+    result = np.divide(target, scale, out=out if out is target else None)
+    result = np.add(result, source, out=result if out is not source else source)
+    return np.multiply(result, scale, out=result)
 
 
 def _convolved(stamps: Floats, kernels: Floats) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbone.errors import PermanentError
-from payloads.instrument import NO_FILTER
+from payloads.camera import NO_FILTER
 
 _CARDS = {
     "exposure_time_s": "EXPTIME",

@@ -15,14 +15,13 @@ from astropy.time import Time, TimeDelta
 from astropy.wcs import WCS
 
 from backbone.errors import PermanentError
-from payloads.camera import Camera, CameraError, HeaderRule
+from payloads.camera import NO_FILTER, Camera, CameraError, HeaderRule
 from payloads.formatters import wcs_of
 from payloads.ids import exposure_id
-from payloads.instrument import NO_FILTER
 
-OBSERVATION_TYPES = frozenset({"science", "bias", "dark", "flat", "focus", "engineering"})
+OBSERVATION_TYPES = frozenset({"science", "bias", "dark", "flat", "ptc", "monoflat", "spots", "focus", "engineering"})
 ON_SKY = frozenset({"science"})
-DARKENED = frozenset({"bias", "dark"})
+UNFILTERED = frozenset({"bias", "dark", "monoflat", "spots"})  # no light, or light that no filter made
 _SEQ_SLOT_S = 6.0  # 14,400 slots a day fit the 14 bits that ids give seq_num
 
 
@@ -312,11 +311,11 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
 
 
 def _filter(name: str | None, kind: str, camera: Camera) -> tuple[str, str]:
-    """Physical filter and band; a frame that saw no light needs none, and a camera with one filter need not say."""
+    """Physical filter and band; one that saw no light or a bare lamp needs none, and a camera with one filter need not say."""
     bands = {f.name: f.band for f in camera.filters}
     if name in bands:
         return str(name), bands[str(name)]
-    if kind in DARKENED:
+    if kind in UNFILTERED:
         return NO_FILTER, NO_FILTER
     if name is None and len(bands) == 1:
         return next(iter(bands.items()))

@@ -25,6 +25,7 @@ from payloads.formatters import RawFormatter
 from payloads.frames import Frame, Reason, Rejected, check, find_files
 from payloads.headers import Observation
 from payloads.instrument import raw_run, register_camera
+from payloads.landing import Landing
 from payloads.observations import data_id_expander, insert_observations
 from payloads.repository import checksums, open_repository
 
@@ -64,7 +65,7 @@ def ingest(home: Path, camera: Camera, paths: list[Path], *, progress: Callable[
     """
     butler = open_repository(home / "repo", writeable=True)
     files = find_files(paths)
-    aside = Aside(home / "aside")
+    aside, landing = Aside(home / "aside"), Landing(home, butler)
     ingested = already = 0
     rejected: list[Rejected] = []
     with disk_may_be_full(home):
@@ -77,6 +78,8 @@ def ingest(home: Path, camera: Camera, paths: list[Path], *, progress: Callable[
                     progress(number, len(files))
             new, same, bad = _sort(butler, camera, judged)
             _store(butler, camera, new)
+            if landing.is_told:  # what was there already too: a crash may have been between
+                landing.tell(_raws(butler, camera, sorted({f.observation.exposure for f in judged if isinstance(f, Frame)})))
             aside.put(bad, camera.name)
             ingested, already = ingested + len(new), already + same
             rejected += bad
@@ -121,17 +124,25 @@ def _present(
     """(exposure, detector) → SHA-256, and exposure → character, of what the repository has of these exposures; three queries."""
     if not exposures:
         return {}, {}
-    only: dict[str, Any] = {
+    refs = _raws(butler, camera, exposures)
+    sums = checksums(butler, refs)
+    content = {(int(ref.dataId["exposure"]), int(ref.dataId["detector"])): sums[ref.id] for ref in refs}
+    records = butler.query_dimension_records("exposure", **_of(camera, exposures))
+    return content, {r.id: _character(r) for r in records}
+
+
+def _raws(butler: Butler, camera: Camera, exposures: list[int]) -> list[DatasetRef]:
+    return butler.query_datasets("raw", raw_run(camera.name), **_of(camera, exposures)) if exposures else []
+
+
+def _of(camera: Camera, exposures: list[int]) -> dict[str, Any]:
+    """Arguments of a query about these exposures."""
+    return {
         "where": "instrument = cam AND exposure IN (ids)",
         "bind": {"cam": camera.name, "ids": exposures},
         "limit": None,
         "explain": False,
     }
-    refs = butler.query_datasets("raw", raw_run(camera.name), **only)
-    sums = checksums(butler, refs)
-    content = {(int(ref.dataId["exposure"]), int(ref.dataId["detector"])): sums[ref.id] for ref in refs}
-    records = butler.query_dimension_records("exposure", **only)
-    return content, {r.id: _character(r) for r in records}
 
 
 def _store(butler: Butler, camera: Camera, frames: list[Frame]) -> None:

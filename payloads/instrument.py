@@ -11,13 +11,12 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 from lsst.pipe.base import Instrument
 
 from backbone.errors import PermanentError
-from payloads.camera import Camera
+from payloads.camera import NO_FILTER, Camera
 from payloads.formatters import RawFormatter
 from payloads.repository import REFCATS_RUN
 
 _PREFIX = "Instrument_"
 VISIT_SYSTEM = 0  # one-to-one: every on-sky exposure is a visit of the same id
-NO_FILTER = "none"  # of frames that see no light, where the header names no filter the camera has
 _EXPOSURE_MAX = 10**13  # day_obs * 100000 + seq_num, to the year 9999
 
 

@@ -8,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from payloads.camera import Detector
-from payloads.combine import Master, NoiseModel
-from payloads.mask import Mask
-from payloads.overscan import FrameUnusable, OverscanMode, amplifier_map, correct_crosstalk, trim
+from payloads.camera import Detector, parse_section
+from payloads.combine import Master
+from payloads.compiled.isr import reduce_amplifier
+from payloads.mask import Mask, rim
+from payloads.overscan import FrameUnusable, OverscanMode, correct_crosstalk, trim
+from payloads.response import linearise
+
+_SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A frame as calibrations see it: trimmed, overscan and crosstalk removed; `plane.data` in ADU, mask SAT and NO_DATA."""
+    """A frame as calibrations see it: trimmed, no overscan, no crosstalk, linear; `plane.data` in ADU, mask SAT and NO_DATA."""
 
     plane: Plane
     level: dict[str, float]
@@ -45,7 +49,11 @@ class IsrQuality:
 
 
 def prepare(raw: NDArray[np.generic], detector: Detector, *, mode: OverscanMode = "row", smooth_rows: int = 31) -> Prepared:
-    """Trim, subtract overscan, flag saturation and missing pixels, undo crosstalk. FrameUnusable where no pixel is a number."""
+    """Trim, subtract overscan, flag saturation and missing pixels, undo crosstalk and non-linearity.
+
+    The other way round of a camera's doing. The bias structure comes off later: the few ADU of it are linear at any level.
+    FrameUnusable where no pixel is a number.
+    """
     if not np.isfinite(raw).any():
         raise FrameUnusable(f"no pixel of the frame of detector {detector.name} is a number: set the exposure aside")
     trimmed = trim(raw, detector, mode=mode, smooth_rows=smooth_rows)
@@ -55,7 +63,7 @@ def prepare(raw: NDArray[np.generic], detector: Detector, *, mode: OverscanMode 
         raise FrameUnusable(f"no light-sensitive pixel of detector {detector.name} is a number: set the exposure aside")
     mask[missing] |= np.uint32(Mask.NO_DATA)
     mask[trimmed.saturated] |= np.uint32(Mask.SAT)
-    data = correct_crosstalk(trimmed.data, detector)
+    data = linearise(correct_crosstalk(trimmed.data, detector, overwrite=True), detector)
     return Prepared(plane=Plane(data=data, mask=mask), level=trimmed.level, noise=trimmed.noise)
 
 
@@ -67,43 +75,62 @@ def remove_signature(
     dark: Plane | None,
     flat: Plane | None,
     dark_time_s: float,
+    illumination: Plane | None = None,
+    bad_pixels: Plane | None = None,
     grow_saturated_px: int = 2,
+    overwrite: bool = False,
 ) -> tuple[Plane, IsrQuality]:
-    """Subtract bias and dark (ADU/s), multiply by the gain, divide by the flat (of median 1, in relative electrons).
+    """Subtract bias and dark (ADU/s), multiply by the gain, divide by the flat (of median 1, in relative electrons) and by the
+    illumination; flag bad pixels.
 
     All planes are of the detector's trimmed shape. The variance in electron² is read noise², plus photon and dark noise, plus
     that of the masters' own, all over flat². Saturated pixels and the `grow_saturated_px` around them are SAT and SUSPECT;
-    masks of the masters are passed on; where the flat is not positive the data is 0, NO_DATA.
+    masks of the masters are passed on; where the flat is not positive the data is 0, NO_DATA. With `overwrite` the arrays of
+    `prepared` become those of the result.
     """
-    gain = amplifier_map(detector, "gain")
-    mask = prepared.plane.mask.copy()
-    signal = prepared.plane.data.copy()
-    variance = (amplifier_map(detector, "read_noise") / gain) ** 2
-    for master, factor in ((bias, 1.0), (dark, dark_time_s)):
-        if master is None:
-            continue
-        _check_shape(master, signal, detector)
-        signal -= np.float32(factor) * master.data
-        mask |= master.mask
-        if master.variance is not None:
-            variance += np.float32(factor**2) * master.variance
-    signal *= gain
-    variance *= gain**2
-    electrons = signal if dark is None else signal + np.float32(dark_time_s) * dark.data * gain
-    variance += np.maximum(np.nan_to_num(electrons), 0.0)
-    if flat is not None:
-        _check_shape(flat, signal, detector)
-        response = np.where(flat.data > 0, flat.data, np.float32(np.nan))
-        signal /= response
-        variance /= response**2
-        mask |= flat.mask
-    missing = ~np.isfinite(signal) | ~np.isfinite(variance)
-    mask[missing] |= np.uint32(Mask.NO_DATA)
-    signal[missing] = 0.0
-    variance[missing] = np.nanmedian(variance[~missing]) if not missing.all() else 0.0
+    signal, mask = prepared.plane.data, prepared.plane.mask
+    if not overwrite:
+        signal, mask = signal.copy(), mask.copy()
+    for master in (bias, dark, flat, illumination, bad_pixels):
+        if master is not None:
+            _check_shape(master, signal, detector)
+            mask |= master.mask
+    response = _product(flat, illumination)
+    variance = np.empty_like(signal)
+    nothing, one = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+
+    def part(plane: NDArray[np.float32] | None, place: tuple[slice, slice], default: NDArray[np.float32]) -> NDArray[np.float32]:
+        shape = signal[place].shape
+        return np.broadcast_to(default, shape) if plane is None else np.asarray(plane[place], np.float32)
+
+    for amplifier in detector.amplifiers:
+        place = parse_section(amplifier.place)
+        reduce_amplifier(
+            signal[place],
+            variance[place],
+            mask[place],
+            part(None if bias is None else bias.data, place, nothing),
+            part(None if bias is None else bias.variance, place, nothing),
+            part(None if dark is None else dark.data, place, nothing),
+            part(None if dark is None else dark.variance, place, nothing),
+            part(response, place, one),
+            np.float32(dark_time_s),
+            np.float32(amplifier.gain),
+            np.float32(amplifier.read_noise),
+            np.uint32(Mask.NO_DATA),
+        )
+    _typical_variance(variance)
     mask = _grow_saturated(mask, grow_saturated_px)
-    plane = Plane(data=signal, mask=mask, variance=variance.astype(np.float32))
+    plane = Plane(data=signal, mask=mask, variance=variance)
     return plane, _quality(plane, prepared)
+
+
+def _product(flat: Plane | None, illumination: Plane | None) -> NDArray[np.float32] | None:
+    """What light is divided by, or None."""
+    if flat is None or illumination is None:
+        known = flat or illumination
+        return None if known is None else known.data
+    return flat.data * illumination.data
 
 
 def bad_from_dark(dark: NDArray[np.float32], *, sigma: float = 10.0, floor: float = 0.0) -> NDArray[np.bool_]:
@@ -119,9 +146,9 @@ def mask_from_flat(
 ) -> NDArray[np.uint32]:
     """Mask of a master flat of median 1.
 
-    BAD where a pixel's response is below `dead` or above `bright` times its surroundings', SUSPECT where the surroundings
-    themselves are below `suspect` of the median (deep vignetting, where stray light makes a flat untrue); NO_DATA where not a
-    number.
+    BAD and DEAD where a pixel's response is below `dead` or above `bright` times its surroundings', SUSPECT where the
+    surroundings themselves are below `suspect` of the median (deep vignetting, where stray light makes a flat untrue); NO_DATA
+    where not a number.
     """
     known = np.isfinite(flat)
     smooth = surroundings(flat)
@@ -129,7 +156,7 @@ def mask_from_flat(
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = flat / smooth
     mask[~known] |= np.uint32(Mask.NO_DATA | Mask.BAD)
-    mask[known & ((relative < dead) | (relative > bright) | (flat <= 0))] |= np.uint32(Mask.BAD)
+    mask[known & ((relative < dead) | (relative > bright) | (flat <= 0))] |= np.uint32(Mask.BAD | Mask.DEAD)
     mask[smooth < suspect] |= np.uint32(Mask.SUSPECT)
     return mask
 
@@ -168,24 +195,24 @@ def _linear(values: NDArray[np.floating], at: NDArray[np.float64], axis: int) ->
     return np.take(values, low, axis=axis) * (1 - part) + np.take(values, high, axis=axis) * part
 
 
-def flat_noise(read_noise: NDArray[np.float32], levels_electron: list[float]) -> NoiseModel:
-    """Noise model for `combine` of flats in electrons divided by their levels: photon noise and `read_noise` (ny, nx),
-    electron."""
-    level = np.asarray(levels_electron, dtype=np.float32)[:, None, None]
-
-    def noise(centre: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-        photons = np.maximum(np.nan_to_num(centre), 0.0) / level
-        return np.sqrt(photons + (read_noise[rows] / level) ** 2)
-
-    return noise
-
-
 def _grow_saturated(mask: NDArray[np.uint32], radius_px: int) -> NDArray[np.uint32]:
     saturated = (mask & np.uint32(Mask.SAT)) != 0
     if not radius_px or not saturated.any():
         return mask
-    near = ndimage.binary_dilation(saturated, iterations=radius_px)
-    return mask | np.where(near, np.uint32(Mask.SAT), np.uint32(0))
+    # A diamond, as so many steps to the four neighbours make it.
+    rows, columns = rim(saturated)
+    for dy in range(-radius_px, radius_px + 1):
+        y = np.clip(rows + dy, 0, mask.shape[0] - 1)
+        for dx in range(abs(dy) - radius_px, radius_px - abs(dy) + 1):
+            mask[y, np.clip(columns + dx, 0, mask.shape[1] - 1)] |= np.uint32(Mask.SAT)
+    return mask
+
+
+def _typical_variance(variance: NDArray[np.float32]) -> None:
+    """Where nothing was measured the variance is the median of the others, in place."""
+    missing = variance <= 0
+    if missing.any() and not missing.all():
+        variance[missing] = np.median(variance[~missing])
 
 
 def _check_shape(master: Plane, signal: NDArray[np.float32], detector: Detector) -> None:
@@ -197,9 +224,11 @@ def _check_shape(master: Plane, signal: NDArray[np.float32], detector: Detector)
 
 
 def _quality(plane: Plane, prepared: Prepared) -> IsrQuality:
-    usable = (plane.mask & np.uint32(Mask.BAD | Mask.SAT | Mask.NO_DATA | Mask.SUSPECT)) == 0
-    values = plane.data[usable]
-    differences = np.diff(plane.data, axis=1)[usable[:, 1:] & usable[:, :-1]]
+    # Every so many rows are enough for medians.
+    step = max(1, plane.data.size // _SAMPLE)
+    usable = (plane.mask[::step] & np.uint32(Mask.BAD | Mask.SAT | Mask.NO_DATA | Mask.SUSPECT)) == 0
+    values = plane.data[::step][usable]
+    differences = np.diff(plane.data[::step], axis=1)[usable[:, 1:] & usable[:, :-1]]
     width = 1.4826 * np.median(np.abs(differences)) / np.sqrt(2.0) if differences.size else np.nan
     return IsrQuality(
         n_saturated=int(((plane.mask & np.uint32(Mask.SAT)) != 0).sum()),

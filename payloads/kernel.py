@@ -20,6 +20,7 @@ from payloads.kernel_field import Floats, KernelField, n_terms, polynomial, powe
 from payloads.mask import UNUSABLE, Mask, any_set
 
 SIGMA_PER_FWHM = 1 / 2.3548
+_BATCH = 40
 
 
 class KernelError(PermanentError):
@@ -69,11 +70,22 @@ class MatchingKernel:
 
     def background(self) -> Floats:
         """Differential background (ny, nx), target minus matched source, float32."""
+        out = np.zeros(self.field.shape, np.float32)
+        self._add_background(out)
+        return out
+
+    def matched(self, source: Floats, *, overwrite: bool = False) -> Floats:
+        """The source (ny, nx) as the target sees it, float32; with `overwrite` in the source's own place."""
+        out = self.field.convolve(source, overwrite=overwrite)
+        self._add_background(out)
+        return out
+
+    def _add_background(self, image: Floats) -> None:
         ny, nx = self.field.shape
         u = (2 * np.arange(nx, dtype=np.float32) / nx - 1)[None, :]
         v = (2 * np.arange(ny, dtype=np.float32) / ny - 1)[:, None]
-        terms = zip(powers(self.background_order), self.background_terms, strict=True)
-        return sum((np.float32(c) * u**i * v**j for (i, j), c in terms), np.zeros((ny, nx), np.float32))
+        for (i, j), c in zip(powers(self.background_order), self.background_terms, strict=True):
+            image += np.float32(c) * u**i * v**j if i and j else np.float32(c) * (u**i if i else v**j)
 
 
 def basis(half_size_px: int, sigmas_px: tuple[float, ...], degrees: tuple[int, ...]) -> Floats:
@@ -92,26 +104,36 @@ def basis(half_size_px: int, sigmas_px: tuple[float, ...], degrees: tuple[int, .
 
 
 def choose_stamps(
-    image: Floats, variance: Floats, mask: NDArray[np.uint32], fwhm_px: float, reach_px: int, config: KernelConfig
+    image: Floats,
+    variance: Floats,
+    mask: NDArray[np.uint32],
+    fwhm_px: float,
+    reach_px: int,
+    config: KernelConfig,
+    stars: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, Floats]:
     """Places (x, y) of bright compact unsaturated sources, whole stamps of `reach_px` free of unusable pixels in their core.
 
-    The brightest are taken cell by cell of a coarse grid, so that a dense corner does not decide for the whole image.
+    The brightest are taken cell by cell of a coarse grid, so that a dense corner does not decide for the whole image. Where
+    `stars` (x, y) are known they are chosen from; else sources are searched for.
     """
     ny, nx = image.shape
     unusable = any_set(mask, UNUSABLE, image.shape) | ~np.isfinite(image) | ~(variance > 0)
-    clean = np.ascontiguousarray(np.where(unusable, 0, image), np.float32)
-    error = np.sqrt(np.where(unusable, 1, variance)).astype(np.float32)
-    sources = sep.extract(clean, 5.0, err=error, mask=unusable, minarea=5, deblend_cont=0.01)
-    radius = max(1.5, fwhm_px)
-    x, y = sources["x"], sources["y"]
-    flux, flux_error, _ = sep.sum_circle(clean, x, y, radius, err=error, mask=unusable)
-    spoiled = ndimage.maximum_filter(
-        any_set(mask, Mask.SAT | Mask.SUSPECT | Mask.NO_DATA, image.shape), size=2 * int(1.5 * fwhm_px) + 1
-    )
+    if stars is None:
+        clean = np.ascontiguousarray(np.where(unusable, 0, image), np.float32)
+        error = np.sqrt(np.where(unusable, 1, variance)).astype(np.float32)
+        sources = sep.extract(clean, 5.0, err=error, mask=unusable, minarea=5, deblend_cont=0.01)
+        compact = sources["a"] < 1.5 * fwhm_px
+        x, y = sources["x"][compact], sources["y"][compact]
+    else:
+        x, y = (np.ascontiguousarray(c, np.float64) for c in stars)
+    planes = {"data": np.ascontiguousarray(image, np.float32), "var": np.ascontiguousarray(variance, np.float32)}
+    flux, flux_error, _ = sep.sum_circle(x=x, y=y, r=max(1.5, fwhm_px), mask=unusable, **planes)
     inside = (x >= reach_px) & (y >= reach_px) & (x < nx - reach_px) & (y < ny - reach_px)
-    good = inside & (flux > config.stamp_snr * flux_error) & (sources["a"] < 1.5 * fwhm_px)
-    good[good] &= ~spoiled[np.round(y[good]).astype(int), np.round(x[good]).astype(int)]
+    good = inside & (flux > config.stamp_snr * flux_error)
+    columns, rows = np.round(x[good]).astype(int), np.round(y[good]).astype(int)
+    near = _cut(mask, columns, rows, int(1.5 * fwhm_px))
+    good[good] &= ~any_set(near, Mask.SAT | Mask.SUSPECT | Mask.NO_DATA, near.shape).any(axis=(1, 2))
     x, y, flux = x[good], y[good], flux[good]
     per_side = max(1, int(np.sqrt(config.max_stamps / 3)))
     cell = (y * per_side // ny).astype(int) * per_side + (x * per_side // nx).astype(int)
@@ -154,7 +176,10 @@ def solve_kernel(
             f"only {len(cx)} stars can be used to match the PSFs, {config.min_stamps} are needed: "
             "look at the template's coverage and mask, or lower stamp_snr"
         )
-    normal = _stamp_equations((source, source_variance), (target, target_variance), mask, (cx, cy), reach, functions, config)
+    images = ((source, source_variance), (target, target_variance), mask)
+    # A few stamps at a time: their designs are thirty times as large as they are.
+    parts = [np.s_[k : k + _BATCH] for k in range(0, len(cx), _BATCH)]
+    normal = _Equations.joined([_stamp_equations(*images, (cx[p], cy[p]), reach, functions, config) for p in parts])
     order = next(o for o in range(config.order, -1, -1) if o == 0 or len(cx) >= config.stamps_per_term * n_terms(o))
     return _clipped_solution(normal, cx, cy, order, functions, source.shape, config)
 
@@ -169,6 +194,11 @@ class _Equations:
     right: Floats
     square: Floats
     pixels: NDArray[np.int_]
+
+    @classmethod
+    def joined(cls, parts: list[_Equations]) -> _Equations:
+        """Of all stamps."""
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 def _cut(image: Floats, cx: NDArray[np.int_], cy: NDArray[np.int_], reach: int) -> Floats:
@@ -189,13 +219,16 @@ def _stamp_equations(
     """One small least-squares problem per stamp; images come as (data, variance)."""
     half = functions.shape[-1] // 2
     n, side = len(centres[0]), 2 * reach + 1
-    variance = source[1] + target[1]
-    unusable = any_set(mask, UNUSABLE, mask.shape) | ~np.isfinite(source[0]) | ~np.isfinite(target[0]) | ~(variance > 0)
-    tainted = ndimage.maximum_filter(unusable, size=3)
-    wide = _cut(np.where(unusable, 0, source[0]).astype(float), *centres, reach + half)
-    aim = _cut(np.where(unusable, 0, target[0]).astype(float), *centres, reach)
-    good = ~_cut(tainted, *centres, reach)
-    weight = good / (np.where(good, _cut(variance, *centres, reach), 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
+    wide, aim = _cut(source[0], *centres, reach + half).astype(float), _cut(target[0], *centres, reach).astype(float)
+    spread = _cut(source[1], *centres, reach).astype(float)
+    variance = spread + _cut(target[1], *centres, reach)
+    spoilt = any_set(_cut(mask, *centres, reach + 1), UNUSABLE, (n,))
+    inner = np.s_[:, 1:-1, 1:-1]
+    spoilt[inner] |= ~np.isfinite(aim) | ~np.isfinite(variance) | ~(variance > 0)
+    good = ~ndimage.maximum_filter(spoilt, size=(1, 3, 3))[inner]
+    wide = np.where(any_set(_cut(mask, *centres, reach + half), UNUSABLE, (n,)) | ~np.isfinite(wide), 0, wide)
+    aim = np.where(spoilt[inner], 0, aim)
+    weight = good / (np.where(good, variance, 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
     size = fft.next_fast_len(side + 2 * half, real=True)
     transformed = fft.rfft2(wide, s=(size, size))
     design = np.empty((n, len(functions) + 1, side * side))
@@ -206,7 +239,7 @@ def _stamp_equations(
     weighted = design * weight.reshape(n, 1, -1)
     flat = functions.reshape(len(functions), -1)
     overlap = np.pad(flat @ flat.T, (0, 1))
-    noise = (weight * np.where(good, _cut(source[1], *centres, reach), 0)).sum(axis=(1, 2))
+    noise = (weight * np.where(good, spread, 0)).sum(axis=(1, 2))
     return _Equations(
         matrix=weighted @ design.transpose(0, 2, 1),
         noise=noise[:, None, None] * overlap,
@@ -218,37 +251,45 @@ def _stamp_equations(
 
 @dataclass(frozen=True)
 class _Model:
-    """One choice of spatial order, and the linear map `spread` (n, unknowns, m + 1) from its unknowns to each stamp's bases."""
+    """One choice of spatial order: unknowns `ends[i]` to `ends[i + 1]` are basis i's coefficients of the first of the
+    `polynomials` (n, terms); `columns` says which of all (basis, polynomial) are unknowns."""
 
     order: int
     noise_removed: float
     ends: NDArray[np.int_]
-    spread: Floats
+    polynomials: Floats
+    columns: NDArray[np.int_]
 
     @classmethod
     def of(cls, order: int, noise_removed: float, n_bases: int, places: tuple[Floats, Floats], shape, config) -> _Model:
         orders = [min(order, 1)] + [order] * (n_bases - 1) + [config.background_order if order else 0]
-        terms = [polynomial(*places, o, shape) for o in orders]
-        ends = np.cumsum([0] + [t.shape[1] for t in terms])
-        spread = np.zeros((len(places[0]), ends[-1], len(orders)))
-        for i, t in enumerate(terms):
-            spread[:, ends[i] : ends[i + 1], i] = t
-        return cls(order, noise_removed, ends, spread)
+        counts = np.array([n_terms(o) for o in orders])
+        # A lower order is a prefix of a higher one's polynomials.
+        whole = polynomial(*places, max(orders), shape)
+        columns = np.concatenate([i * whole.shape[1] + np.arange(count) for i, count in enumerate(counts)])
+        return cls(order, noise_removed, np.r_[0, np.cumsum(counts)], whole, columns)
 
     def solve(self, e: _Equations, usable: NDArray[np.bool_], ridge: float) -> Floats:
         """Unknowns from the stamps `usable`; LinAlgError where too much noise was removed for them to be a minimum."""
-        left = self.spread[usable]
-        normal = np.einsum(
-            "npi,niq->pq", left @ (e.matrix - self.noise_removed * e.noise)[usable], left.transpose(0, 2, 1), optimize=True
-        )
+        # Each basis has the same polynomials (some not all of them): products of polynomials and of bases part.
+        places = self.polynomials[usable]
+        n, terms = places.shape
+        bases = e.matrix.shape[1]
+        pairs = (places[:, :, None] * places[:, None, :]).reshape(n, -1)
+        whole = pairs.T @ (e.matrix - self.noise_removed * e.noise)[usable].reshape(n, -1)
+        whole = whole.reshape(terms, terms, bases, bases).transpose(2, 0, 3, 1).reshape(bases * terms, bases * terms)
+        normal = whole[np.ix_(self.columns, self.columns)]
+        right = np.einsum("nt,ni->it", places, e.right[usable]).ravel()[self.columns]
         scale = 1 / np.sqrt(np.maximum(np.diag(normal), 1e-30))
         scaled = normal * scale * scale[:, None] + ridge * np.eye(len(normal))
         factor = linalg.cho_factor(scaled)
-        return scale * linalg.cho_solve(factor, scale * np.einsum("npi,ni->p", left, e.right[usable]))
+        return scale * linalg.cho_solve(factor, scale * right)
 
     def chi2(self, e: _Equations, solution: Floats, *, of_noise: float) -> Floats:
         """Chi square per pixel of each stamp, less the share `of_noise` of what the source's noise is expected to add."""
-        local = np.einsum("npi,p->ni", self.spread, solution)
+        all_terms = np.zeros(e.matrix.shape[1] * self.polynomials.shape[1])
+        all_terms[self.columns] = solution
+        local = self.polynomials @ all_terms.reshape(e.matrix.shape[1], -1).T
         whole = np.einsum("ni,nij,nj->n", local, e.matrix - of_noise * e.noise, local)
         return (e.square - 2 * (local * e.right).sum(1) + whole) / np.maximum(e.pixels, 1)
 

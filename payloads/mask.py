@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.compiled.mask import has_bits, paint_discs
+
 
 class Mask(IntFlag):
     """What is wrong with, or known of, a pixel."""
@@ -25,6 +27,10 @@ class Mask(IntFlag):
     DETECTED = 1 << 7  # belongs to a source above threshold
     DETECTED_NEGATIVE = 1 << 8  # belongs to a negative source (differences)
     CLIPPED = 1 << 9  # rejected in at least one input of a stack
+    HOT = 1 << 10  # BAD because its dark current is far above its surroundings'
+    DEAD = 1 << 11  # BAD because its response to light is far from its surroundings'
+    NOISY = 1 << 12  # BAD because its values scatter far more than its noise
+    COLUMN = 1 << 13  # BAD as part of a column that is mostly BAD
 
 
 UNUSABLE = Mask.BAD | Mask.SAT | Mask.CR | Mask.NO_DATA | Mask.EDGE
@@ -34,7 +40,30 @@ def any_set(mask: NDArray[np.uint32] | None, bits: Mask, shape: tuple[int, ...])
     """Where any of `bits` is set; all False, of `shape`, where there is no mask."""
     if mask is None:
         return np.zeros(shape, dtype=bool)
-    return (np.asarray(mask, dtype=np.uint32) & np.uint32(bits)) != 0
+    mask = np.asarray(mask)
+    if mask.dtype.kind != "u" or not mask.dtype.isnative:
+        mask = mask.astype(np.uint32)
+    out = np.empty(mask.shape, bool)
+    has_bits(mask.ravel(), np.uint32(bits), out.ravel())
+    return out
+
+
+def rim(flagged: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the flagged pixels that have an unflagged one, or the border, beside them."""
+    rows, columns = np.nonzero(flagged)
+    ny, nx = flagged.shape
+    inner = (rows > 0) & (rows < ny - 1) & (columns > 0) & (columns < nx - 1)
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        inner[inner] = flagged[rows[inner] + dy, columns[inner] + dx]
+    return rows[~inner], columns[~inner]
+
+
+def grown(flagged: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    """`flagged` (ny, nx) and all within a radius of it, or just at it; the work goes with the length of the rims."""
+    out = flagged.astype(np.uint8)
+    rows, columns = rim(flagged)
+    paint_discs(out, rows, columns, np.full(len(rows), radius_px + 1e-6), np.uint8(1))
+    return out.view(np.bool_)
 
 
 def header_cards() -> dict[str, Any]:

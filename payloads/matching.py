@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from backbone.errors import PermanentError
+
+_DEEPEST = 10
+"""Parts of the second list that are tried."""
 
 
 class NoMatch(PermanentError):
@@ -46,6 +49,9 @@ def match_stars(
 ) -> Match:
     """Match points (n, 2) and (m, 2), each ordered from bright to faint; lengths in pixels.
 
+    The second list may begin with stars that the first has not: those that saturate a frame, in crowded fields by the hundred.
+    Where its brightest find no match the next fainter ones are tried.
+
     The `brightest` of each vote for the shift of every pair, in a histogram of `bin_size`, one for each rotation of a grid
     around the middle of the first list that moves its outermost star by at most a bin from step to step. The highest peak,
     which must stand out from chance (Poisson, all trials counted) at better than one in a thousand, starts an iterated affine
@@ -55,7 +61,7 @@ def match_stars(
     if len(first) < min_pairs or len(second) < min_pairs:
         raise NoMatch(f"{len(first)} and {len(second)} stars: at least {min_pairs} are needed in each list")
     centre = 0.5 * (first.min(axis=0) + first.max(axis=0))
-    affine = _vote(first, second, centre, max_shift, max_rotation_deg, brightest, bin_size)
+    affine = _voted(first, second, centre, max_shift, max_rotation_deg, brightest, bin_size)
     tree = KDTree(second)
     for limit in (3.0 * bin_size, 1.5 * bin_size, bin_size, tolerance, tolerance, tolerance):
         pairs = _pairs(tree, apply_affine(affine, first), max(limit, tolerance))
@@ -70,7 +76,7 @@ def match_stars(
     return Match(affine=affine, first=index[0], second=index[1], rms=float(np.sqrt((residual**2).mean())))
 
 
-def _vote(
+def _voted(
     first: NDArray[np.float64],
     second: NDArray[np.float64],
     centre: NDArray[np.float64],
@@ -79,8 +85,30 @@ def _vote(
     brightest: int,
     bin_size: float,
 ) -> NDArray[np.float64]:
-    """The affine (a shift and a rotation) with most votes."""
-    a, b = first[:brightest] - centre, second[:brightest]
+    """The affine of the first part of the second list that has one."""
+    for begin in range(0, min(len(second), _DEEPEST * brightest), brightest):
+        try:
+            # Where the list's saturated stars end is not known: beyond them a part twice as long has those that the first has.
+            part = second[begin : begin + (2 if begin else 1) * brightest]
+            trials = _DEEPEST if begin else 1
+            return _vote(first[:brightest], part, centre, max_shift, max_rotation_deg, bin_size, trials)
+        except NoMatch as error:
+            if not begin:
+                failed = error
+    raise failed
+
+
+def _vote(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    max_shift: float,
+    max_rotation_deg: float,
+    bin_size: float,
+    trials: int,
+) -> NDArray[np.float64]:
+    """The affine (a shift and a rotation) with most votes; `trials` as good are made."""
+    a, b = first - centre, second
     reach = float(np.hypot(*a.T).max())
     step = bin_size / max(reach, bin_size)
     count = int(np.ceil(np.deg2rad(max_rotation_deg) / step))
@@ -100,14 +128,14 @@ def _vote(
             near = (np.abs(shifts - (np.array(peak) * bin_size - half)) <= bin_size).all(axis=1)
             best = (float(summed[peak]), float(angle), shifts[near].mean(axis=0), float(4.0 * votes.mean()))
     votes_best, angle, shift, chance = best
-    _check_peak(votes_best, chance, bins * bins * (2 * count + 1), max_shift)
+    _check_peak(votes_best, chance, trials * bins * bins * (2 * count + 1), max_shift)
     turn = _rotation(angle)
     return np.column_stack([turn, centre + shift - turn @ centre])
 
 
 def _check_peak(votes: float, chance: float, trials: int, max_shift: float) -> None:
     """Poisson: would chance alone, in as many trials as were made, reach so many votes once in a thousand times?"""
-    if votes < 4 or poisson.sf(votes - 1, max(chance, 1e-3)) * trials > 1e-3:
+    if votes < 4 or pdtrc(votes - 1, max(chance, 1e-3)) * trials > 1e-3:
         raise NoMatch(
             f"no shift within {max_shift:.0f} px stands out: {votes:.0f} pairs agree where chance gives {chance:.1f};"
             " another field, clouds, or a pointing further off than allowed"

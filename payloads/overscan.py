@@ -11,7 +11,9 @@ from scipy import ndimage
 
 from backbone.errors import PermanentError
 from payloads.camera import Amplifier, Detector, parse_section
+from payloads.compiled.medians import row_medians
 
+_CROSSTALK_ROWS = 64
 OverscanMode = Literal["row", "amplifier", "none"]
 
 
@@ -81,7 +83,7 @@ def trim(raw: NDArray[np.generic], detector: Detector, *, mode: OverscanMode = "
 
 def overscan_level(strip: NDArray[np.float32], *, mode: OverscanMode, smooth_rows: int) -> tuple[NDArray[np.float32], float]:
     """The level of each row (ny,) of an overscan strip (ny, nx), and the noise of its pixels, both in ADU."""
-    rows = np.median(strip, axis=1)
+    rows = row_medians(strip)
     residual = strip - rows[:, None]
     _, noise = clipped_moments(residual)
     # A clipped mean, not the median: the median of few integers is coarse and 1.25 times as noisy.
@@ -107,12 +109,13 @@ def amplifier_map(detector: Detector, quantity: Literal["gain", "read_noise", "s
     return image
 
 
-def correct_crosstalk(data: NDArray[np.float32], detector: Detector) -> NDArray[np.float32]:
+def correct_crosstalk(data: NDArray[np.float32], detector: Detector, *, overwrite: bool = False) -> NDArray[np.float32]:
     """Undo crosstalk: observed = (1 + X) true for the pixels that the amplifiers read at one time; `data` is in ADU above
     overscan.
 
     `detector.crosstalk[victim][source]` is X; amplifiers must be of one size, and pixels correspond by their place in the data
-    section. NaN and infinite pixels lend nothing to others. Returns a new frame, or `data` itself where no crosstalk is known.
+    section. NaN and infinite pixels lend nothing to others. Returns a new frame, or `data` itself where no crosstalk is known or
+    it may be overwritten.
     """
     if detector.crosstalk is None:
         return data
@@ -124,11 +127,15 @@ def correct_crosstalk(data: NDArray[np.float32], detector: Detector) -> NDArray[
         )
     coefficients = np.asarray(detector.crosstalk, dtype=np.float64)
     unmix = (np.linalg.inv(np.eye(len(coefficients)) + coefficients) - np.eye(len(coefficients))).astype(np.float32)
-    signals = np.stack([np.nan_to_num(data[place], nan=0.0, posinf=0.0, neginf=0.0).ravel() for place in places])
-    correction = unmix @ signals
-    corrected = data.copy()
-    for place, change in zip(places, correction, strict=True):
-        corrected[place] += change.reshape(corrected[place].shape)
+    corrected = data if overwrite else data.copy()
+    height, width = next(iter(shapes))
+    for first in range(0, height, _CROSSTALK_ROWS):
+        rows = np.s_[first : first + _CROSSTALK_ROWS]
+        parts = [corrected[place][rows] for place in places]
+        signals = np.stack([part.ravel() for part in parts])
+        np.nan_to_num(signals, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        for part, change in zip(parts, unmix @ signals, strict=True):
+            part += change.reshape(-1, width)
     return corrected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import astropy.units as u
@@ -43,10 +44,17 @@ class PsfModel:
         """Degree of the polynomials."""
         return round((np.sqrt(8 * len(self.coefficients) + 1) - 3) / 2)
 
-    @property
+    @cached_property
     def fwhm_px(self) -> float:
         """Full width at half maximum at the middle of the frame: of the disc whose area is that above half of the peak."""
         return stamp_fwhm(self.at(self.x0, self.y0))
+
+    @cached_property
+    def splines(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quintic spline coefficients of each term (n_terms, size, size), and the terms' sums (n_terms,)."""
+        filtered = ndimage.spline_filter1d(self.coefficients, SPLINE_ORDER, axis=1)
+        filtered = ndimage.spline_filter1d(filtered, SPLINE_ORDER, axis=2)
+        return np.ascontiguousarray(filtered), self.coefficients.sum(axis=(1, 2))
 
     def at(self, x: float, y: float) -> NDArray[np.float64]:
         """The PSF at pixel (x, y), (size, size), centred on the middle pixel, sum 1."""

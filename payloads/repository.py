@@ -11,6 +11,7 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 from lsst.resources import ResourcePath
 
 from backbone.butler import DATASTORE
+from backbone.endpoints import use_profiles
 from backbone.errors import PermanentError
 
 SEED: dict[str, Any] = {
@@ -37,6 +38,9 @@ SEED: dict[str, Any] = {
         "AlertPackets": {"pytype": "bytes"},
     },
 }
+
+PROFILES = Path("secrets/s3.ini")
+"""Of a home: keys of S3 buckets, as profiles that boto3 reads; `s3://profile@bucket/…` names one."""
 
 RAW = ("raw", ("instrument", "exposure", "detector"), "CCDData")
 CAMERA = ("camera", ("instrument",), "StructuredDataDict")
@@ -67,6 +71,7 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
     `db` or `datastore` than the repository has is an error.
     """
     where = ResourcePath(str(root), forceDirectory=True)
+    _find_profiles(root)
     if where.join("butler.yaml").exists():
         _check_same(root, db, datastore)
     else:
@@ -86,15 +91,28 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
     return butler
 
 
-def open_repository(root: str | Path, *, writeable: bool = False, **options: Any) -> Butler:
-    """Open a repository of ours, with a plain error where that fails. `options` are those of `Butler.from_config`."""
+def open_repository(root: str | Path, *, writeable: bool = False, datastore_root: str | None = None, **options: Any) -> Butler:
+    """Open a repository of ours, with a plain error where that fails; with `datastore_root` over the same keys at another place.
+    `options` are those of `Butler.from_config`.
+    """
     where = ResourcePath(str(root), forceDirectory=True)
+    _find_profiles(root)
     if not where.join("butler.yaml").exists():
         raise RepositoryError(f"{root} is no repository (it has no butler.yaml): make it with `pachon init`")
     try:
-        return Butler.from_config(where, writeable=writeable, **options)
+        config = ButlerConfig(where)
+        if datastore_root is not None:
+            config["datastore", "root"] = datastore_root
+        return Butler.from_config(config, writeable=writeable, **options)
     except (sqlalchemy.exc.SQLAlchemyError, OSError, RuntimeError) as error:
         raise RepositoryError(_explain(f"{root}: cannot open the repository", None, error)) from error
+
+
+def _find_profiles(root: str | Path) -> None:
+    """Butler can be told of S3 keys by the environment alone: those of the home that the repository is in."""
+    file = Path(root).absolute().parent / PROFILES
+    if file.exists():
+        use_profiles(file)
 
 
 def checksums(butler: Butler, refs: list[Any]) -> dict[Any, str]:

@@ -1,8 +1,8 @@
 """Images brought from one pixel grid to another: flux-conserving interpolation of data, variance and mask.
 
 The source position of every output pixel comes from a grid of exact WCS transforms every `STEP` pixels, interpolated in between
-(bilinear: over 16 px the curvature of a detector's distortion is below 1e-4 px); the values from a windowed sinc (Lanczos),
-gathered block by block, so that memory beyond the outputs is one padded copy of the input.
+(bilinear: over 16 px the curvature of a detector's distortion is below 1e-4 px); the values from a windowed sinc (Lanczos), in
+one pass (payloads/compiled/warp.py), so that memory beyond the outputs is one copy of the input.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.compiled.warp import gather
 from payloads.mask import Mask, any_set
 
 STEP = 16
 _TABLE = 4096
-_BLOCK_PIXELS = 1 << 16
 _KERNELS = {"lanczos3": 3, "lanczos4": 4, "bilinear": 1}
 REPLACED = Mask.BAD | Mask.CR | Mask.NO_DATA
 """Values that a kernel must not spread; saturated cores are values still."""
@@ -141,10 +141,13 @@ def warp_pixels(
     *,
     kernel: str = "lanczos3",
     replaced: Mask = REPLACED,
+    repaired: bool = False,
+    mask_type: type[np.unsignedinteger[Any]] = np.uint32,
 ) -> Warped:
     """Bring an image (flux per pixel) along a pixel map.
 
-    Parameters: `data`, `variance`, `mask` of shape (ny, nx); `kernel` lanczos3, lanczos4 or bilinear.
+    Parameters: `data`, `variance`, `mask` of shape (ny, nx); `kernel` lanczos3, lanczos4 or bilinear; `repaired`: the image is
+    one that `repair_image` made, and need not be copied; `mask_type` of the mask that is returned.
 
     Flux is conserved (values are scaled by the ratio of pixel areas `a`). Interpolation correlates neighbours, so the variance
     returned is that of white noise of equal power at the scale of a source, `v * a * max(a, 1)`, not the smaller scatter of a
@@ -156,116 +159,60 @@ def warp_pixels(
     if kernel not in _KERNELS:
         raise ValueError(f"kernel {kernel!r} is not known; use one of {', '.join(_KERNELS)}")
     pad = _KERNELS[kernel]
-    box = pixel_map.box(data.shape, pad + 3)  # beyond the kernel: what a repair looks at
-    pixel_map = pixel_map.shifted(box[0].start, box[1].start)
-    data, variance, mask = data[box], None if variance is None else variance[box], None if mask is None else mask[box]
-    table = _kernel_table(kernel)
+    if not repaired:
+        box = pixel_map.box(data.shape, pad + 3)  # beyond the kernel: what a repair looks at
+        pixel_map = pixel_map.shifted(box[0].start, box[1].start)
+        data, variance, mask = data[box], None if variance is None else variance[box], None if mask is None else mask[box]
     ny, nx = pixel_map.shape
     out = np.zeros((ny, nx), np.float32)
     out_variance = None if variance is None else np.full((ny, nx), np.inf, np.float32)
-    out_mask = np.full((ny, nx), np.uint32(Mask.NO_DATA), np.uint32)
+    out_mask = np.full((ny, nx), mask_type(Mask.NO_DATA), mask_type)
     if data.size == 0:
         return Warped(out, out_variance, out_mask)
-    image, spread, core = _prepare(data, variance, mask, pad, replaced)
-    rows = max(1, _BLOCK_PIXELS // nx)
-    for start in range(0, ny, rows):
-        stop = min(start + rows, ny)
-        x, y, area = pixel_map.rows(start, stop)
-        with np.errstate(invalid="ignore"):
-            inside = (x >= -0.5) & (x < data.shape[1] - 0.5) & (y >= -0.5) & (y < data.shape[0] - 0.5)
-        where = np.flatnonzero(inside)
-        if where.size == 0:
-            continue
-        block = _Positions.of(x.ravel()[where], y.ravel()[where], pad, image.shape[1])
-        ratio = area.ravel()[where].astype(np.float32)
-        out[start:stop].reshape(-1)[where] = _gather(image, block, table, pad) * ratio
-        if spread is not None and out_variance is not None:
-            out_variance[start:stop].reshape(-1)[where] = _bilinear(spread, block) * ratio * np.maximum(ratio, 1)
-        bits = core.ravel()[block.base]
-        bits[block.reaches_over(data.shape, pad)] |= np.uint32(Mask.EDGE)
-        out_mask[start:stop].reshape(-1)[where] = bits
+    ready = repaired and mask is not None
+    image, spread, bits = (data, variance, mask) if ready else repair_image(data, variance, mask, replaced)
+    if spread is not None and spread.dtype != np.float32:
+        spread = spread.astype(np.float32)
+    gather(
+        image,
+        np.zeros((0, 0), np.float32) if spread is None else spread,
+        bits,
+        pixel_map.x,
+        pixel_map.y,
+        pixel_map.area,
+        pixel_map.step,
+        _kernel_table(kernel),
+        np.uint32(Mask.EDGE),
+        out,
+        np.zeros((0, 0), np.float32) if out_variance is None else out_variance,
+        out_mask,
+    )
     return Warped(out, out_variance, out_mask)
 
 
-@dataclass(frozen=True, eq=False)
-class _Positions:
-    """Source positions: index of the pixel below and left in the padded frame, and the fractions beyond it."""
-
-    base: NDArray[np.intp]
-    x0: NDArray[np.intp]
-    y0: NDArray[np.intp]
-    fx: F4
-    fy: F4
-    width: int
-
-    @classmethod
-    def of(cls, x: NDArray[np.float64], y: NDArray[np.float64], pad: int, width: int) -> _Positions:
-        fx, fy = np.floor(x), np.floor(y)
-        x0, y0 = fx.astype(np.intp), fy.astype(np.intp)
-        base = (y0 + pad) * width + (x0 + pad)
-        return cls(base, x0, y0, (x - fx).astype(np.float32), (y - fy).astype(np.float32), width)
-
-    def reaches_over(self, shape: tuple[int, ...], pad: int) -> NDArray[np.bool_]:
-        below = (self.x0 < pad - 1) | (self.y0 < pad - 1)
-        return below | (self.x0 + pad >= shape[1]) | (self.y0 + pad >= shape[0])
-
-
 def _kernel_table(kernel: str) -> F4:
-    """Weights (taps, fractions): tap k is the source pixel k - a + 1 from the one below; each column sums to 1."""
+    """Weights (fractions, taps): tap k is the source pixel k - a + 1 from the one below; each row sums to 1."""
     a = _KERNELS[kernel]
     t = np.arange(_TABLE + 1)[None, :] / _TABLE - np.arange(-a + 1, a + 1)[:, None]
     weights = np.maximum(0, 1 - np.abs(t)) if a == 1 else np.where(np.abs(t) < a, np.sinc(t) * np.sinc(t / a), 0.0)
-    return np.ascontiguousarray((weights / weights.sum(axis=0)).astype(np.float32))
+    return np.ascontiguousarray((weights / weights.sum(axis=0)).T.astype(np.float32))
 
 
-def _gather(image: F4, at: _Positions, table: F4, a: int) -> F4:
-    source = image.ravel()
-    column = np.rint(at.fx * _TABLE).astype(np.intp)
-    line = np.rint(at.fy * _TABLE).astype(np.intp)
-    across = [np.take(taps, column) for taps in table]
-    total = np.zeros(at.base.size, np.float32)
-    along, value = np.empty_like(total), np.empty_like(total)
-    index = np.empty_like(at.base)
-    for j, taps in enumerate(table):
-        np.add(at.base, (j - a + 1) * at.width - a + 1, out=index)
-        along.fill(0)
-        for weight in across:
-            np.take(source, index, out=value, mode="clip")  # clip: no bounds are crossed, and numpy then fills `out` unbuffered
-            value *= weight
-            along += value
-            index += 1
-        along *= np.take(taps, line)
-        total += along
-    return total
-
-
-def _bilinear(image: F4, at: _Positions) -> F4:
-    source, base = image.ravel(), at.base
-    low = source[base] * (1 - at.fx) + source[base + 1] * at.fx
-    high = source[base + at.width] * (1 - at.fx) + source[base + at.width + 1] * at.fx
-    return low * (1 - at.fy) + high * at.fy
-
-
-def _prepare(
-    data: NDArray[Any], variance: NDArray[Any] | None, mask: NDArray[np.uint32] | None, pad: int, replaced: Mask
-) -> tuple[F4, F4 | None, NDArray[np.uint32]]:
-    """Repaired and padded data and variance, and per pixel the mask of the 2 x 2 core that starts there."""
-    image = np.array(data, dtype=np.float32)
-    bits = np.zeros(image.shape, np.uint32) if mask is None else np.array(mask, dtype=np.uint32)
+def repair_image(
+    data: NDArray[Any], variance: NDArray[Any] | None, mask: NDArray[np.unsignedinteger[Any]] | None, replaced: Mask = REPLACED
+) -> tuple[F4, F4 | None, NDArray[np.unsignedinteger[Any]]]:
+    """Repaired copies of data and variance, and the mask with NO_DATA where either is no number."""
+    image = np.array(data, dtype=np.float32, order="C")
+    bits = np.zeros(image.shape, np.uint32) if mask is None else np.array(mask, mask.dtype.newbyteorder("="), order="C")
     blank = ~np.isfinite(image)
-    spread = None if variance is None else np.array(variance, dtype=np.float32)
+    spread = None if variance is None else np.array(variance, dtype=np.float32, order="C")
     if spread is not None:
         blank |= ~np.isfinite(spread)
-    bits[blank] |= np.uint32(Mask.NO_DATA)
+    bits[blank] |= bits.dtype.type(Mask.NO_DATA)
     repair(image, any_set(bits, replaced | Mask.NO_DATA, bits.shape))
     if spread is not None:
         repair(spread, ~np.isfinite(spread))
-        spread = np.pad(spread, pad, mode="edge")
-    bits = np.pad(bits, pad, mode="edge")
-    core = bits.copy()
-    core[:, :-1] |= bits[:, 1:]
-    core[:-1] |= core[1:].copy()
-    return np.pad(image, pad, mode="edge"), spread, core
+    return image, spread, bits
 
 
 def repair(image: NDArray[Any], bad: NDArray[np.bool_], reach: int = 2) -> None:

@@ -7,7 +7,8 @@ quantum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,41 +19,61 @@ from workflow.ledger.tables import accepted, edge, outbox, quantum
 from workflow.states import QUANTUM_TABLE, QuantumState, sources
 
 
-def accept(ledger: Ledger, connection: Connection, *, campaign: str, job: str, outcomes: Sequence[Outcome]) -> list[str]:
-    """Accept what may be accepted of one job's outcomes, given in the order of their execution; returns the quanta."""
+def accept(
+    ledger: Ledger, connection: Connection, *, campaign: str, job: str, outcomes: Sequence[Outcome], now: float = 0.0
+) -> dict[str, Any]:
+    """Accept what may be accepted of one job's outcomes, given in the order of their execution.
+
+    Returns the quanta: id → row of `label` and `memory_mb`. What wrote nothing has nothing to be published, and is so at once.
+    """
+    if not outcomes:
+        return {}
     before, after = sources(QUANTUM_TABLE, "accept")
-    ids = {o.quantum for o in outcomes} | {read for o in outcomes for read in o.reads}
-    done = {
-        r.quantum: r.job
-        for r in connection.execute(sa.select(accepted.c.quantum, accepted.c.job).where(ledger.among(accepted.c.quantum, ids)))
-    }
     open_now = {
-        r.id
+        r.id: r
         for r in connection.execute(
-            sa.select(quantum.c.id)
-            .where(ledger.among(quantum.c.id, ids), quantum.c.current, quantum.c.state.in_(before))
+            sa.select(quantum.c.id, quantum.c.label, quantum.c.memory_mb)
+            .where(
+                ledger.among(quantum.c.id, [o.quantum for o in outcomes if o.state == "succeeded"]),
+                quantum.c.current,
+                quantum.c.state.in_(before),
+            )
             .with_for_update()
         )
     }
-    new: list[str] = []
+    done = _accepted(ledger, connection, {read for o in outcomes for read in o.reads})
+    new: dict[str, Any] = {}
+    empty: set[str] = set()
     for outcome in outcomes:
-        may = outcome.state == "succeeded" and outcome.quantum in open_now and outcome.quantum not in done
+        # Open and accepted exclude each other: one transaction changes both.
+        may = outcome.state == "succeeded" and outcome.quantum in open_now and outcome.quantum not in new
         if may and all(done.get(read) == job for read in outcome.reads):
             done[outcome.quantum] = job
-            new.append(outcome.quantum)
+            new[outcome.quantum] = open_now[outcome.quantum]
+            if not outcome.records:
+                empty.add(outcome.quantum)
     if new:
+        rows = [{"campaign": campaign, "quantum": q, "job": job, "published": now if q in empty else None} for q in new]
         ledger.insert_many(connection, accepted, [{"quantum": q, "job": job} for q in new])
-        ledger.insert_many(connection, outbox, [{"campaign": campaign, "quantum": q, "job": job} for q in new])
+        ledger.insert_many(connection, outbox, rows)
         connection.execute(quantum.update().where(ledger.among(quantum.c.id, new)).values(state=after, job=None))
-        _ready(ledger, connection, new)
+        ready_children(connection, sa.select(accepted.c.quantum).where(ledger.among(accepted.c.quantum, new)))
     return new
 
 
-def _ready(ledger: Ledger, connection: Connection, new: Sequence[str]) -> None:
-    """Children of newly accepted quanta wait no more, where they waited for nothing else."""
+def _accepted(ledger: Ledger, connection: Connection, ids: Set[str]) -> dict[str, str]:
+    """The accepted job of each quantum that has one."""
+    if not ids:
+        return {}
+    query = sa.select(accepted.c.quantum, accepted.c.job).where(ledger.among(accepted.c.quantum, ids))
+    return {r.quantum: r.job for r in connection.execute(query)}
+
+
+def ready_children(connection: Connection, new: sa.Select[Any]) -> None:
+    """Children of newly accepted quanta, given as a query of their ids, wait no more where they waited for nothing else."""
     before, after = sources(QUANTUM_TABLE, "ready")
     parent = quantum.alias("parent")
-    children = sa.select(edge.c.child).where(ledger.among(edge.c.parent, new))
+    children = sa.select(edge.c.child).where(edge.c.parent.in_(new))
     open_parent = (
         sa.select(edge.c.parent)
         .join(parent, parent.c.id == edge.c.parent)

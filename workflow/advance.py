@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from backbone.errors import PermanentError, TransientError
-from workflow import planner
+from workflow import nulls, planner, replan, stage_out, staging
 from workflow.campaign import Work, load
 from workflow.context import Context
 from workflow.dispatch import dispatch, submit_prepared
@@ -17,6 +19,7 @@ from workflow.errors import EmptyGraph
 from workflow.finish import finish
 from workflow.jobs import follow_jobs, kill_jobs
 from workflow.ledger import tables
+from workflow.ledger.counts import fold, tallied
 from workflow.ledger.store import record
 from workflow.ledger.tables import group, outbox, quantum
 from workflow.lock import LockLost, locked
@@ -38,6 +41,7 @@ from workflow.states import (
 from workflow.sweep import sweep
 
 _LOG = logging.getLogger(__name__)
+_WAITING = (QuantumState.READY, QuantumState.UNREADY)
 
 
 class Advancer:
@@ -74,7 +78,11 @@ class Advancer:
             self._steps(replace(work, state=CampaignState.RUNNING))
         elif work.state is CampaignState.RUNNING:
             self._steps(work)
+        self._refs.prepare()
         sweep(work)
+        staging.release_ended(work)
+        with work.lock.begin() as connection:
+            fold(connection, work.name)
 
     def _steps(self, work: Work) -> None:
         """The first step that has not ended is the one to work on."""
@@ -90,8 +98,10 @@ class Advancer:
                     state = work.move_step(connection, row, "ready")
                 row = _again(work, row)
             if state is StepState.READY:
-                state = _plan(work, row)
+                state = _plan(work, row, self._refs)
                 row = _again(work, row)
+                if state is StepState.READY and row.generation == 1:  # the first groups run while the others are planned
+                    _dispatch(work, row)
             if state is StepState.RUNNING:
                 state = _run(work, row)
             if state is not StepState.SUCCEEDED:
@@ -119,14 +129,23 @@ def _move(work: Work, event: str, reason: str = "") -> None:
     _LOG.info("campaign %s is %s %s", work.name, state.value, reason)
 
 
-def _plan(work: Work, row: Any) -> StepState:
+def _plan(work: Work, row: Any, refs: RefCache) -> StepState:
     """Plan what is not planned yet, group by group; the step runs once all of it is in the ledger."""
+    keys = None
+    if row.generation > 1:
+        if words := replan.waits(work, row):
+            work.say(row, words)
+            return StepState.READY
+        replan.begin(work, row)
+        keys = replan.wanted(work, row)
     plan = work.plan_of(row, work.runs_before(row.ordinal))
     complaints = Complaints()
     try:
         with complaints.listening():
-            total = _plan_groups(work, plan)
-        if total:
+            total, all_done = _plan_groups(work, plan, refs, keys)
+        if not all_done:
+            return StepState.READY
+        if total or row.coverage:
             return _step_moves(work, row, "planned")
         error = planner.empty(plan, complaints.lines)
         if not work.step(row.name).allow_empty:
@@ -137,30 +156,52 @@ def _plan(work: Work, row: Any) -> StepState:
         return _step_moves(work, row, "fail", f"{kind}{error}")
 
 
-def _plan_groups(work: Work, plan: planner.StepPlan) -> int:
-    """How many quanta the step has, all groups being planned now."""
+def _plan_groups(
+    work: Work, plan: planner.StepPlan, refs: RefCache, keys: dict[str, dict[replan.Key, Any]] | None = None
+) -> tuple[int, bool]:
+    """How many quanta the step's generation has by now, and whether that is all; with `keys` those alone, by group.
+
+    Groups are planned for a while, and at least one of them; what the jobs of earlier groups report waits no longer than that.
+    """
     context = work.context
     where = (group.c.campaign == plan.campaign, group.c.step == plan.step, group.c.generation == plan.generation)
     known = {r.name: r.quanta for r in context.ledger.all(sa.select(group.c.name, group.c.quanta).where(*where))}
-    first = True
-    for one in planner.groups(context.butler, plan):
-        if one.name in known:
+    planned_now, first, until = False, not known, time.monotonic() + context.engine.plan_slice_s
+    for one in nulls.groups(plan) if nulls.is_null(plan) else planner.groups(context.butler, plan):
+        if one.name in known or (keys is not None and one.name not in keys):
             continue
+        if planned_now and time.monotonic() > until:
+            return sum(known.values()), False
         work.lock.renew()
-        planned = planner.plan_group(context.butler, context.archive, plan, one, now=context.clock.now(), first=first)
+        planned = _planned(context, plan, one, first=first)
+        if planned is not None and keys is not None:
+            planned = replan.narrowed(planned, keys[one.name])
         if planned is None:
             continue
         first = False
+        staging.note_inputs(context, planned)
         with work.lock.begin() as connection:
             planner.write(context.ledger, connection, planned)
-        known[one.name] = planned.row["quanta"]
+        if planned.graph is not None:
+            refs.planned(planned.row["graph_key"], planned.graph)
+        known[one.name], planned_now = planned.row["quanta"], True
         _LOG.info("campaign %s, step %s: group %s has %d quanta", plan.campaign, plan.step, one.name, known[one.name])
-    return sum(known.values())
+    return sum(known.values()), True
+
+
+def _planned(context: Context, plan: planner.StepPlan, one: planner.Group, *, first: bool) -> planner.PlannedGroup | None:
+    now = context.clock.now()
+    if nulls.is_null(plan):
+        return nulls.plan_group(plan, one, now=now)
+    several = staging.moves_files(context)
+    return planner.plan_group(context.butler, context.archive, plan, one, now=now, first=first, note_files=several)
 
 
 def _step_moves(work: Work, row: Any, event: str, reason: str = "") -> StepState:
     with work.lock.begin() as connection:
         state = work.move_step(connection, row, event, reason)
+        if event == "planned":
+            replan.settle(work, connection, row)
         now = work.context.clock.now()
         what = f"step {row.name}: {event}: {state.value}"
         record(connection, at=now, actor="engine", campaign=work.name, what=what, why=reason)
@@ -170,18 +211,15 @@ def _step_moves(work: Work, row: Any, event: str, reason: str = "") -> StepState
 
 def _run(work: Work, row: Any) -> StepState:
     """Dispatch, or end the step when nothing of it is open and all that is accepted is published."""
+    if _dispatch(work, row):
+        return StepState.RUNNING
+    if _any(work, row, QUANTUM_IN_JOB) or _unpublished(work):
+        work.say(row, stage_out.outward_words(work))
+        return StepState.RUNNING
     counts = _counts(work, row)
     failed = counts.get(QuantumState.FAILED, 0)
-    stopping = failed > 0 and work.step(row.name).on_failure == "stop"
-    in_jobs = sum(counts.get(state, 0) for state in QUANTUM_IN_JOB)
-    waiting = sum(counts.get(s, 0) for s in (QuantumState.UNREADY, QuantumState.READY))
-    if waiting and not stopping:
-        dispatch(work, row)
-        submit_prepared(work)
-        return StepState.RUNNING
-    if in_jobs or _unpublished(work):
-        return StepState.RUNNING
-    if stopping:
+    if _stopping(work, row):
+        waiting = sum(counts.get(state, 0) for state in _WAITING)
         pruned = counts.get(QuantumState.PRUNED, 0)
         return _step_moves(work, row, "fail", f"{failed} quanta failed, {pruned} pruned, {waiting} not begun; see the report")
     try:
@@ -191,10 +229,31 @@ def _run(work: Work, row: Any) -> StepState:
     return _step_moves(work, row, "succeed", f"{failed} quanta failed, as its rules allow" if failed else "")
 
 
+def _dispatch(work: Work, row: Any) -> bool:
+    """Send what can run; whether anything waits that may still be sent, now or later."""
+    if not _any(work, row, _WAITING) or _stopping(work, row):
+        return False
+    dispatch(work, row)
+    submit_prepared(work)
+    return True
+
+
+def _stopping(work: Work, row: Any) -> bool:
+    """Whether the step's rules end it for what has failed."""
+    return work.step(row.name).on_failure == "stop" and _any(work, row, (QuantumState.FAILED,))
+
+
+def _any(work: Work, row: Any, states: Iterable[QuantumState]) -> bool:
+    """Whether any current quantum of a step is in one of these states, none of which may be SUCCEEDED."""
+    mine = (quantum.c.campaign == work.name, quantum.c.step == row.name, tables.UNFINISHED)
+    # State by state: each is one look at the beginning of a range of the index.
+    one = (sa.select(quantum.c.id).where(*mine, quantum.c.state == state.value).limit(1) for state in states)
+    return any(work.context.ledger.all(query) for query in one)
+
+
 def _counts(work: Work, row: Any) -> dict[QuantumState, int]:
-    where = (quantum.c.campaign == work.name, quantum.c.step == row.name, quantum.c.current)
-    rows = work.context.ledger.all(sa.select(quantum.c.state, sa.func.count().label("n")).where(*where).group_by(quantum.c.state))
-    return {QuantumState(r.state): r.n for r in rows}
+    query = tallied(tables.tally.c.state).where(tables.tally.c.campaign == work.name, tables.tally.c.step == row.name)
+    return {QuantumState(r.state): r.n for r in work.context.ledger.all(query)}
 
 
 def _unpublished(work: Work) -> bool:

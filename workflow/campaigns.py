@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workflow import rescue
+from workflow import moves, rescue, words
+from workflow.broker import Word
 from workflow.context import Context
 from workflow.errors import ConflictError, ProductionError, UnknownCampaign
 from workflow.ledger import tables
 from workflow.ledger.store import record
+from workflow.moves import MoveReport
 from workflow.production import Production
 from workflow.report import backlog_entries, live, report, status, statuses
+from workflow.selection import Selection
 from workflow.settings import Settings
 from workflow.states import CAMPAIGN_TABLE, CampaignState, StepState, follow
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus, LabelReport, RetryReport, StepStatus
+from workflow.why import Why, why
+
+if TYPE_CHECKING:
+    from backbone.qc.certifications import Certification, Certifications, Product
+    from workflow.hotfix import Effect
+    from workflow.withdrawal import Which, Withdrawal
 
 __all__ = ["BacklogEntry", "CampaignReport", "CampaignStatus", "Campaigns", "LabelReport", "RetryReport", "StepStatus"]
 
@@ -47,6 +57,7 @@ class Campaigns:
         parameters: Mapping[str, Any] | None = None,
         actor: str,
         release: Literal["all", "none"] = "all",
+        why: str = "",
     ) -> CampaignStatus:
         """Write a campaign into the ledger. Idempotent by name; same name and other content is a ConflictError."""
         if not _NAME.fullmatch(name):
@@ -92,8 +103,8 @@ class Campaigns:
                     "other parameters: choose another name, or start it with what it was started with"
                 )
             if is_new:
-                why = f"{what.production} version {what.version}"
-                record(connection, at=now, actor=actor, campaign=name, what="start", why=why)
+                said = f"{what.production} version {what.version}" + (f": {why}" if why else "")
+                record(connection, at=now, actor=actor, campaign=name, what="start", why=said)
         return self.status(name)
 
     def release(self, name: str, step: str, actor: str) -> CampaignStatus:
@@ -109,6 +120,12 @@ class Campaigns:
         """One round of the engine; where another engine holds the campaign's lock, the status unchanged."""
         self._advancer.advance(name)
         return self.status(name)
+
+    def prepare(self) -> None:
+        """Load what `advance` needs, before there is work: an engine process does so when it starts, and once."""
+        _ = self._advancer
+        gc.collect()
+        gc.freeze()  # modules live as long as the process: the collector need not look through them in each round
 
     @cached_property
     def _advancer(self) -> Any:
@@ -144,21 +161,94 @@ class Campaigns:
         """Dispatch nothing more; `drain` lets running jobs end, `hold` kills them and keeps what they reported."""
         return self._move(name, "pause", actor, reason, hold=how)
 
-    def resume(self, name: str, actor: str) -> CampaignStatus:
+    def resume(self, name: str, actor: str, reason: str = "") -> CampaignStatus:
         """Undo `pause`."""
-        return self._move(name, "resume", actor, "", hold=None)
+        return self._move(name, "resume", actor, reason, hold=None)
 
     def cancel(self, name: str, actor: str, reason: str = "") -> CampaignStatus:
         """End it: jobs are killed, what is accepted stays accepted."""
         return self._move(name, "cancel", actor, reason, ended=self._context.clock.now())
 
-    def retry(self, name: str, actor: str, *, dry_run: bool = False) -> RetryReport:
-        """Give failed quanta, and what was pruned for them, new budgets; with `dry_run` only say how many."""
-        return rescue.retry(self._context, self.status(name), actor, dry_run=dry_run)
+    def retry(self, name: str, actor: str, *, dry_run: bool = False, at_most: int | None = None, reason: str = "") -> RetryReport:
+        """Give failed quanta, and what was pruned for them, new budgets; with `dry_run` only say what would run.
+
+        RetryRefused where that is more than `at_most`, the number that was shown before.
+        """
+        return rescue.retry(self._context, self.status(name), actor, dry_run=dry_run, at_most=at_most, reason=reason)
+
+    def prioritise(self, name: str, priority: int, actor: str, reason: str = "") -> int:
+        """Higher goes first among campaigns of its kind; returns the old priority."""
+        return moves.prioritise(self._context, name, priority, actor, why=reason)
+
+    def move(
+        self, name: str, to: str, actor: str, *, step: str = "", group: str = "", reason: str = "", dry_run: bool = False
+    ) -> MoveReport:
+        """Send what has not started (of all, of a step, of a group) to another site."""
+        self.status(name)
+        return moves.move(self._context, name, to, actor, step=step, group=group, why=reason, dry_run=dry_run)
+
+    def hotfix(
+        self,
+        name: str,
+        selection: Selection,
+        *,
+        actor: str,
+        reason: str,
+        software: str | None = None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        dry_run: bool = False,
+    ) -> Effect:
+        """New software or task configuration for chosen quanta, what descends from them, and all not yet run."""
+        from workflow import hotfix  # brings the Butler, as `advance` does
+
+        self.status(name)
+        request = hotfix.Request(selection=selection, software=software, config=config or {}, actor=actor, why=reason)
+        return hotfix.apply(self._context, name, request, dry_run=dry_run)
+
+    def why(self, name: str, group: str | None = None) -> Why:
+        """Why it is not running, why here, why it failed; of a campaign, or of one group (`STEP/GROUP`)."""
+        return why(self._context, name, group)
+
+    def say_sites(self, name: str, word: Word, *, actor: str, step: str = "", group: str = "", why: str = "") -> None:
+        """An operator's word about the sites and machines of a campaign, a step or a group; jobs that run are left alone."""
+        words.say(self._context, name, word, actor=actor, step=step, group=group, why=why)
 
     def backlog(self, name: str | None = None) -> list[BacklogEntry]:
         """What was due and not done, of one campaign or of all."""
         return backlog_entries(self._context, name)
+
+    def approve_calibrations(self, collection: str, *, actor: str, why: str = "", digest: str | None = None) -> Certification:
+        """Sign a certification and put it in front of the chain that users read; `digest`: the one that was looked at."""
+        from workflow.certification import approve  # brings the Butler, as `advance` does
+
+        return approve(self._context, collection, actor=actor, why=why, digest=digest)
+
+    def withdraw_calibrations(
+        self, collection: str, which: Which, *, actor: str, why: str, derived: bool = False, dry_run: bool = False
+    ) -> Withdrawal:
+        """Take bad products out of use; says what was processed with them, and what was derived from them."""
+        from workflow.withdrawal import withdraw  # brings the Butler, as `advance` does
+
+        return withdraw(self._context, collection, which, actor=actor, why=why, derived=derived, dry_run=dry_run)
+
+    def withdrawn_inputs(self, name: str) -> list[Product]:
+        """Calibrations that a campaign used and that were withdrawn since: what it made should be made again."""
+        from workflow.withdrawal import withdrawn_inputs
+
+        return withdrawn_inputs(self._context, name)
+
+    def documents(self, name: str, dataset_type: str) -> list[dict[str, Any]]:
+        """What a campaign's tasks wrote as documents of a type (storage class StructuredDataDict)."""
+        from workflow.certification import contents  # brings the Butler, as `advance` does
+
+        butler = self._context.butler
+        butler.registry.refresh()
+        return contents(butler, dataset_type, sorted(butler.collections.query(f"{name}/*")))
+
+    @property
+    def certifications(self) -> Certifications:
+        """The books of certified calibrations."""
+        return self._context.certifications
 
     def _move(self, name: str, event: str, actor: str, reason: str, **values: Any) -> CampaignStatus:
         """Move the campaign by the table; where it is there already, nothing happens."""

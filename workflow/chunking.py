@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """A quantum that is not done and in no job."""
+class Waiting(NamedTuple):
+    """A quantum that is not done and in no job. A tuple: of these there are many."""
 
     id: str
     expected_s: float
@@ -54,13 +54,16 @@ class _Clusters:
 
     def add(self, quantum: Waiting, parents: Sequence[str]) -> None:
         """Alone if it has no parents here; with them if they are all here and fit; else not at all."""
+        if not parents:
+            self._members[quantum.id], self._of[quantum.id] = [quantum], quantum.id
+            return
         if any(parent not in self._of for parent in parents):
             return
         roots = sorted({self._of[parent] for parent in parents})
         together = [member for root in roots for member in self._members[root]] + [quantum]
-        if roots and not self._fits(together):
+        if not self._fits(together):
             return
-        root = roots[0] if roots else quantum.id
+        root = roots[0]
         for other in roots[1:]:
             del self._members[other]
             self._of.update((m.id, root) for m in together)

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import click
 from rich.console import Console
 from rich.live import Live
 
-from workflow import tables_text
+from workflow import cli_acts, cli_sites, tables_text
 from workflow.campaigns import Campaigns
+from workflow.cli_options import actor_option, console, home_option, json_option, reason_option
 from workflow.errors import ProductionError
 from workflow.loop import Pace, Stop, run_engine, run_until_ended
 from workflow.settings import Settings
 from workflow.states import CampaignState
 from workflow.status import CampaignStatus
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _home(function: F) -> F:
-    return click.option(
-        "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
-    )(function)
-
-
-def _json(function: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def _actor(function: F) -> F:
-    return click.option("--actor", default=getpass.getuser, show_default="your name", help="Who does this, for the audit.")(
-        function
-    )
 
 
 @click.group()
@@ -52,12 +33,7 @@ def _show(status: CampaignStatus, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status.as_json()))
     else:
-        _console().print(tables_text.status_table(status))
-
-
-def _console() -> Console:
-    """Wide where nobody watches: a pipe must not get folded tables."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+        console().print(tables_text.status_table(status))
 
 
 def _pace(settings: Settings) -> Pace:
@@ -78,9 +54,9 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option("--hold-steps", is_flag=True, help="Release no step yet: `pachon campaign release` does, one by one.")
 @click.option("--wait", is_flag=True, help="Return when it has ended; exit code 1 unless it succeeded.")
 @click.option("--local", is_flag=True, help="Run the engine in this process (implies --wait).")
-@_actor
-@_home
-@_json
+@actor_option
+@home_option
+@json_option
 def start(
     production: Path,
     name: str,
@@ -98,13 +74,13 @@ def start(
     release: Literal["all", "none"] = "none" if hold_steps else "all"
     status = campaigns.start(production, name=name, parameters=_parameters(pairs), actor=actor, release=release)
     if wait or local:
-        console = Console(stderr=True)
-        with Live(console=console, transient=not console.is_terminal, auto_refresh=False) as line:
+        terminal = Console(stderr=True)
+        with Live(console=terminal, transient=not terminal.is_terminal, auto_refresh=False) as line:
             status = run_until_ended(
                 campaigns,
                 name,
                 pace=_pace(settings),
-                show=lambda s: line.update(tables_text.progress_line(s), refresh=console.is_terminal),
+                show=lambda s: line.update(tables_text.progress_line(s), refresh=terminal.is_terminal),
                 advance=local,
                 stop=Stop().install(),
             )
@@ -115,39 +91,24 @@ def start(
 
 @campaign.command()
 @click.argument("name")
-@_home
-@_json
+@home_option
+@json_option
 def status(name: str, home: Path, as_json: bool) -> None:
     """State of a campaign, step by step."""
     _show(Campaigns.open(home).status(name), as_json)
 
 
-@campaign.command()
-@click.argument("name")
-@_home
-@_json
-def report(name: str, home: Path, as_json: bool) -> None:
-    """Task label by state, with EXPECTED, and failures by class."""
-    found = Campaigns.open(home).report(name)
-    if as_json:
-        click.echo(json.dumps(found.as_json()))
-    else:
-        console = _console()
-        for table in tables_text.report_tables(found):
-            console.print(table)
-
-
 @campaign.command("list")
 @click.option("--live", is_flag=True, help="Only those that have not ended.")
-@_home
-@_json
+@home_option
+@json_option
 def list_(live: bool, home: Path, as_json: bool) -> None:
     """All campaigns, oldest first."""
     found = Campaigns.open(home).every(live=live)
     if as_json:
         click.echo(json.dumps([s.as_json() for s in found]))
     else:
-        _console().print(tables_text.list_table(found))
+        console().print(tables_text.list_table(found))
 
 
 @campaign.command()
@@ -155,10 +116,10 @@ def list_(live: bool, home: Path, as_json: bool) -> None:
 @click.option(
     "--how", type=click.Choice(["drain", "hold"]), default="drain", show_default=True, help="Let jobs end, or kill them."
 )
-@click.option("--reason", default="", help="Why, for the audit.")
-@_actor
-@_home
-@_json
+@reason_option
+@actor_option
+@home_option
+@json_option
 def pause(name: str, how: Literal["drain", "hold"], reason: str, actor: str, home: Path, as_json: bool) -> None:
     """Dispatch nothing more."""
     _show(Campaigns.open(home).pause(name, actor, how, reason), as_json)
@@ -166,20 +127,21 @@ def pause(name: str, how: Literal["drain", "hold"], reason: str, actor: str, hom
 
 @campaign.command()
 @click.argument("name")
-@_actor
-@_home
-@_json
-def resume(name: str, actor: str, home: Path, as_json: bool) -> None:
+@reason_option
+@actor_option
+@home_option
+@json_option
+def resume(name: str, reason: str, actor: str, home: Path, as_json: bool) -> None:
     """Undo pause."""
-    _show(Campaigns.open(home).resume(name, actor), as_json)
+    _show(Campaigns.open(home).resume(name, actor, reason), as_json)
 
 
 @campaign.command()
 @click.argument("name")
-@click.option("--reason", default="", help="Why, for the audit.")
-@_actor
-@_home
-@_json
+@reason_option
+@actor_option
+@home_option
+@json_option
 def cancel(name: str, reason: str, actor: str, home: Path, as_json: bool) -> None:
     """End a campaign: its jobs are killed, what is accepted stays accepted."""
     _show(Campaigns.open(home).cancel(name, actor, reason), as_json)
@@ -187,28 +149,10 @@ def cancel(name: str, reason: str, actor: str, home: Path, as_json: bool) -> Non
 
 @campaign.command()
 @click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@_actor
-@_home
-@_json
-def retry(name: str, dry_run: bool, actor: str, home: Path, as_json: bool) -> None:
-    """Give failed quanta, and what was given up for them, another life."""
-    done = Campaigns.open(home).retry(name, actor, dry_run=dry_run)
-    if as_json:
-        click.echo(json.dumps(done.as_json()))
-    else:
-        verb = "would go" if dry_run else "go"
-        click.echo(
-            f"{done.failed} failed and {done.pruned} pruned quanta {verb} again, in steps: {', '.join(done.steps) or 'none'}"
-        )
-
-
-@campaign.command()
-@click.argument("name")
 @click.argument("step")
-@_actor
-@_home
-@_json
+@actor_option
+@home_option
+@json_option
 def release(name: str, step: str, actor: str, home: Path, as_json: bool) -> None:
     """Allow a step to be planned."""
     _show(Campaigns.open(home).release(name, step, actor), as_json)
@@ -216,19 +160,25 @@ def release(name: str, step: str, actor: str, home: Path, as_json: bool) -> None
 
 @campaign.command()
 @click.argument("name", required=False)
-@_home
-@_json
+@home_option
+@json_option
 def backlog(name: str | None, home: Path, as_json: bool) -> None:
     """What was due and not done, of one campaign or of all."""
     found = Campaigns.open(home).backlog(name)
     if as_json:
         click.echo(json.dumps([entry.as_json() for entry in found]))
     else:
-        _console().print(tables_text.backlog_table(found))
+        console().print(tables_text.backlog_table(found))
+
+
+campaign.add_command(cli_sites.why)
+campaign.add_command(cli_sites.sites)
+for _command in cli_acts.COMMANDS:
+    campaign.add_command(_command)
 
 
 @click.command()
-@_home
+@home_option
 @click.option("--verbose", is_flag=True, help="Log debug messages of the engine.")
 def engine(home: Path, verbose: bool) -> None:
     """Advance all live campaigns until told to stop (SIGTERM, SIGINT). More than one engine may run."""

@@ -3,103 +3,69 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workflow import stats
+from workflow import stats, window
 from workflow.campaign import Work
-from workflow.chunking import Chunk, Waiting, chunks, target
+from workflow.chunking import Chunk, chunks, target
 from workflow.errors import PoolUnavailable
+from workflow.hosts import Avoided
 from workflow.job import JobMessage, merged, to_json
 from workflow.ledger.tables import accepted, accepted_outcome, attempt, edge, group, job, outcome, quantum
 from workflow.lock import LockLost
-from workflow.pools.pool import Resources
-from workflow.states import JOB_TABLE, QUANTUM_TABLE, JobState, QuantumState, follow, sources
-from workflow.stats import LabelStats
+from workflow.placement import Broker, Words
+from workflow.pools.pool import JobRequest, Resources
+from workflow.states import JOB_TABLE, QUANTUM_TABLE, JobState, follow, sources
 
 _LOG = logging.getLogger(__name__)
-_HEADROOM = 1.3  # of memory over the largest peak seen
+_SUBMITTED_AT_ONCE = 500
 
 
 def dispatch(work: Work, step_row: Any) -> None:
     """Fill free slots with jobs of a step's quanta."""
-    slots = {site: n for site, pool in work.context.pools.items() if (n := pool.capacity() - _prepared(work, site)) > 0}
+    slots = {
+        site: n
+        for site, pool in work.context.pools.items()
+        if (n := pool.capacity(work.production.priority_class) - _prepared(work, site)) > 0
+    }
     free = sum(slots.values())
+    broker = Broker(work, step_row, slots)
     if not free:
+        if broker.looks_ahead:
+            broker.look_ahead(window.open_groups(work, step_row))
         return
     with work.context.ledger.read() as connection:
         learned = stats.read(connection, work.production.production)
-    for group_row in _groups_with_work(work, step_row):
-        waiting, parents = _waiting(work, group_row, learned)
+    for group_row in window.open_groups(work, step_row):
+        sites = [name for name in broker.sites_of(group_row) if slots.get(name, 0) > 0]
+        room = sum(slots[name] for name in sites)
+        if not room:
+            continue
         chunk = work.step(step_row.name).chunk
-        total_s = sum(w.expected_s for w in waiting)
-        size_s = target(chunk.target_s, work.context.engine.shortest_job_s, total_s, free)
-        for one in chunks(waiting, parents, target_s=size_s, max_quanta=chunk.max_quanta)[:free]:
-            site = max(slots, key=lambda name: slots[name])
+        waiting, parents, more = window.window(work, group_row, learned, window.size(chunk.max_quanta, room))
+        total_s = math.inf if more else sum(w.expected_s for w in waiting)
+        size_s = target(chunk.target_s, work.context.engine.shortest_job_s, total_s, room)
+        for one in chunks(waiting, parents, target_s=size_s, max_quanta=chunk.max_quanta)[:room]:
+            site = max(sites, key=lambda name: slots[name])
             _prepare(work, group_row, one, site)
             slots[site] -= 1
             free -= 1
         if not free:
             break
+    broker.tell()
 
 
 def _prepared(work: Work, site: str) -> int:
     """Jobs that the pool does not know yet."""
-    where = (job.c.site == site, job.c.state == JobState.PREPARED)
+    where = (job.c.site == site, job.c.state == JobState.PREPARED, job.c.swept.is_(None))
     return int(work.context.ledger.all(sa.select(sa.func.count()).select_from(job).where(*where))[0][0])
-
-
-def _groups_with_work(work: Work, step_row: Any) -> list[Any]:
-    open_quanta = sa.exists().where(
-        quantum.c.campaign == group.c.campaign,
-        quantum.c.step == group.c.step,
-        quantum.c.group_ == group.c.name,
-        quantum.c.generation == group.c.generation,
-        quantum.c.current,
-        quantum.c.state.in_((QuantumState.UNREADY, QuantumState.READY)),
-    )
-    where = (group.c.campaign == work.name, group.c.step == step_row.name, open_quanta)
-    return work.context.ledger.all(sa.select(group).where(*where).order_by(group.c.planned, group.c.name))
-
-
-def _waiting(work: Work, group_row: Any, learned: dict[str, LabelStats]) -> tuple[list[Waiting], dict[str, list[str]]]:
-    mine = (
-        quantum.c.campaign == work.name,
-        quantum.c.step == group_row.step,
-        quantum.c.group_ == group_row.name,
-        quantum.c.generation == group_row.generation,
-        quantum.c.current,
-        quantum.c.state.in_((QuantumState.UNREADY, QuantumState.READY)),
-    )
-    parent = quantum.alias("parent")
-    ledger = work.context.ledger
-    rows = ledger.all(sa.select(quantum.c.id, quantum.c.label, quantum.c.memory_mb).where(*mine).order_by(quantum.c.ordinal))
-    open_edges = ledger.all(
-        sa.select(edge.c.child, edge.c.parent)
-        .join(quantum, quantum.c.id == edge.c.child)
-        .join(parent, parent.c.id == edge.c.parent)
-        .where(*mine, parent.c.state != QuantumState.SUCCEEDED)
-    )
-    parents: dict[str, list[str]] = {}
-    for one in open_edges:
-        parents.setdefault(one.child, []).append(one.parent)
-    engine, default_mb = work.context.engine, work.step(group_row.step).memory_mb
-    waiting = []
-    for row in rows:
-        known = learned.get(row.label, LabelStats())
-        least = max(default_mb or engine.memory_mb, int(known.peak_mb * _HEADROOM), known.memory_mb or 0)
-        waiting.append(
-            Waiting(
-                id=row.id,
-                expected_s=known.wall_s if known.samples else engine.first_quantum_s,
-                memory_mb=min(engine.memory_max_mb, max(least, row.memory_mb or 0)),
-            )
-        )
-    return waiting, parents
 
 
 def _prepare(work: Work, group_row: Any, chunk: Chunk, site: str) -> None:
@@ -139,30 +105,51 @@ def _prepare(work: Work, group_row: Any, chunk: Chunk, site: str) -> None:
 
 
 def submit_prepared(work: Work) -> None:
-    """Submit, or adopt, every job that is in the ledger and perhaps not yet in its pool."""
+    """Submit, or adopt, every job that is in the ledger and perhaps not yet in its pool; many in one request to the pool."""
     where = (job.c.campaign == work.name, job.c.state == JobState.PREPARED)
-    for row in work.context.ledger.all(sa.select(job).where(*where).order_by(job.c.created)):
-        path = _message_path(work, row.id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(message(work, row).model_dump_json())
-        try:
-            pool_job = work.context.pools[row.site].submit(row.id, path, Resources(memory_mb=row.memory_mb))
-        except PoolUnavailable as error:
-            _LOG.warning("campaign %s: job %s is not submitted yet: %s", work.name, row.id, error)
-            continue
-        finally:
-            path.unlink(missing_ok=True)
-        with work.lock.begin() as connection:
-            connection.execute(
-                job.update()
-                .where(job.c.id == row.id)
-                .values(
-                    state=follow(JOB_TABLE, JobState.PREPARED, "submit").value,
-                    pool_job=pool_job,
-                    lease_expires=work.context.clock.now() + work.context.engine.lease_s,
-                )
-            )
+    rows = work.context.ledger.all(sa.select(job).where(*where).order_by(job.c.created))
+    avoided, said = Avoided(work), Words(work)
+    for site in dict.fromkeys(row.site for row in rows):
+        mine = [row for row in rows if row.site == site]
+        for start in range(0, len(mine), _SUBMITTED_AT_ONCE):
+            _submit(work, site, mine[start : start + _SUBMITTED_AT_ONCE], avoided, said)
+
+
+def _submit(work: Work, site: str, rows: Sequence[Any], avoided: Avoided, said: Words) -> None:
+    requests = [_request(work, row, avoided, said) for row in rows]
+    try:
+        taken = work.context.pools[site].submit_many(requests)
+    except PoolUnavailable as error:
+        _LOG.warning("campaign %s: %d jobs are not submitted yet: %s", work.name, len(rows), error)
+        return
+    finally:
+        for request in requests:
+            request.message.unlink(missing_ok=True)
+    state, lease = follow(JOB_TABLE, JobState.PREPARED, "submit").value, work.context.clock.now() + work.context.engine.lease_s
+    with work.lock.begin() as connection:
+        change = (
+            job.update()
+            .where(job.c.id == sa.bindparam("key"))
+            .values(state=state, lease_expires=lease, pool_job=sa.bindparam("taken"))
+        )
+        connection.execute(change, [{"key": key, "taken": pool_job} for key, pool_job in taken.items()])
+    for row in rows:
         _LOG.info("campaign %s: job %s with %d quanta of %s went to %s", work.name, row.id, row.quanta, row.step, row.site)
+
+
+def _request(work: Work, row: Any, avoided: Avoided, said: Words) -> JobRequest:
+    path = _message_path(work, row.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(message(work, row).model_dump_json())
+    word = said.of(row.step, row.group_)
+    asked = Resources(
+        memory_mb=row.memory_mb,
+        never_machines=tuple(dict.fromkeys((*avoided.at(row.site), *word.never_machines))),
+        only_machines=word.only_machines,
+        priority=work.priority,
+        group=work.production.priority_class,
+    )
+    return JobRequest(key=row.id, message=path, resources=asked)
 
 
 def _message_path(work: Work, name: str) -> Path:
@@ -198,6 +185,7 @@ def message(work: Work, row: Any) -> JobMessage:
         heartbeat_s=engine.heartbeat_s,
         memory_mb=row.memory_mb,
         time_limit_s=row.time_limit_s,
+        interpreter=work.interpreter_of(row),
     )
 
 
@@ -208,4 +196,4 @@ def _accepted_parents(work: Work, connection: Connection, quanta: list[str]) -> 
     rows = connection.execute(
         sa.select(outcome.c.records, outcome.c.unwritten).join(accepted, accepted_outcome()).where(outcome.c.quantum.in_(parents))
     ).all()
-    return [r.records for r in rows if r.records], [dataset for r in rows for dataset in r.unwritten]
+    return [r.records for r in rows if r.records], [dataset for r in rows for dataset in r.unwritten or ()]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from backbone.errors import ConflictError as ConflictError
 from backbone.errors import PermanentError, TransientError
-
-
-class ConflictError(PermanentError):
-    """A campaign of this name exists with other content."""
 
 
 class UnknownCampaign(PermanentError, LookupError):
@@ -35,3 +32,7 @@ class IllegalTransition(PermanentError, ValueError):
 
 class PoolUnavailable(TransientError):
     """The pool did not answer: what runs there is not known, and nothing is failed for that."""
+
+
+class PoolRefused(PoolUnavailable):
+    """The pool answered that it does not let us in, or takes no more: somebody must mend or make room, then it goes on."""

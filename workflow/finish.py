@@ -7,31 +7,33 @@ import logging
 from typing import Any
 
 import sqlalchemy as sa
-from astropy.time import Time
-from lsst.daf.butler import CollectionType, MissingCollectionError, Timespan
 
+from backbone.qc import Metric
 from workflow.campaign import Work
-from workflow.errors import PlanError
+from workflow.certification import certify, contents
+from workflow.chains import prepend
 from workflow.ledger import tables
 from workflow.ledger.store import record
 from workflow.ledger.tables import backlog, outcome, quantum
 from workflow.planner import run_name
-from workflow.production import Certify
+from workflow.production import Metrics
 from workflow.states import QuantumState
 
 _LOG = logging.getLogger(__name__)
 
 
 def finish(work: Work, row: Any) -> None:
-    """Every action of a step that is not done yet, in order."""
-    run = run_name(work.name, row.name, row.generation)
+    """Every action of a step that is not done yet, in order. After a hot fix its products are in several RUNs."""
+    runs = work.runs_of(row.name) or [run_name(work.name, row.name, row.generation)]
     for number, action in enumerate(work.step(row.name).finish):
         if number < row.finished:
             continue
         if action.certify:
-            words = _certify(work, row.name, run, action.certify)
+            words = certify(work, row.name, [*runs, *work.runs_before(row.ordinal)], action.certify)
+        elif action.metrics:
+            words = _metrics(work, row.name, runs, action.metrics)
         elif action.chain:
-            words = _chain(work, row.name, run, action.chain)
+            words = _chain(work, row.name, runs, action.chain)
         else:
             words = f"{_backlog(work, row)} quanta into the backlog"
         with work.lock.begin() as connection:
@@ -48,59 +50,23 @@ def finish(work: Work, row: Any) -> None:
         _LOG.info("campaign %s, step %s: %s: %s", work.name, row.name, action.kind, words)
 
 
-def begin_of(text: str) -> Any:
-    """Beginning (TAI) of a day given as YYYYMMDD or YYYY-MM-DD; PlanError for anything else."""
-    plain = text.replace("-", "")
-    if len(plain) != 8 or not plain.isdigit():
-        raise PlanError(f"certify: {text!r} is no day YYYYMMDD or YYYY-MM-DD")
-    try:
-        return Time(f"{plain[:4]}-{plain[4:6]}-{plain[6:]}T00:00:00", scale="tai", format="isot")
-    except ValueError as error:
-        raise PlanError(f"certify: {text!r} is no day ({error})") from error
-
-
-def _certify(work: Work, step: str, run: str, action: Certify) -> str:
-    """A CALIBRATION collection of this certification's own, in front of the chain; products valid from the day on."""
-    butler = work.context.butler
-    butler.registry.refresh()
-    chain = work.fill(action.into, step)
-    collection = f"{chain}/{work.name}/{step}"
-    timespan = Timespan(begin_of(work.fill(action.begin, step)), None)
-    butler.collections.register(collection, CollectionType.CALIBRATION)
-    total = 0
-    for name in action.dataset_types:
-        refs = butler.query_datasets(name, collections=run, explain=False, limit=None)
-        done = {
-            a.ref.id
-            for a in butler.registry.queryDatasetAssociations(
-                name, collections=[collection], collectionTypes={CollectionType.CALIBRATION}
-            )
-        }
-        total += len(refs)
-        if new := [ref for ref in refs if ref.id not in done]:
-            butler.registry.certify(collection, new, timespan)
-    _prepend(butler, chain, collection)
-    return f"{total} of {', '.join(action.dataset_types)} into {collection}, valid from {timespan.begin.isot} TAI"
-
-
-def _chain(work: Work, step: str, run: str, target: str) -> str:
+def _chain(work: Work, step: str, runs: list[str], target: str) -> str:
     chain = work.fill(target, step)
     work.context.butler.registry.refresh()
-    _prepend(work.context.butler, chain, run)
-    return f"{run} in front of {chain}"
+    for run in reversed(runs):
+        prepend(work.context.butler, chain, run)
+    return f"{', '.join(runs)} in front of {chain}"
 
 
-def _prepend(butler: Any, chain: str, child: str) -> None:
-    """In front of the chain, once: a repetition must not move it before what came after it."""
-    try:
-        info = butler.collections.get_info(chain)
-    except MissingCollectionError:
-        butler.collections.register(chain, CollectionType.CHAINED)
-        info = butler.collections.get_info(chain)
-    if info.type is not CollectionType.CHAINED:
-        raise PlanError(f"collection {chain} is a {info.type.name}, not a CHAINED one: nothing can be put in front of it")
-    if child not in info.children:
-        butler.collections.prepend_chain(chain, child)
+def _metrics(work: Work, step: str, runs: list[str], action: Metrics) -> str:
+    """What tasks measured into the tables of quality control; alarms that this raised, in words."""
+    day = int(work.fill(action.day_obs, step).replace("-", ""))
+    shared: dict[str, Any] = {"instrument": work.fill(action.instrument, step), "day_obs": day, "source": work.name}
+    documents = [d for name in action.dataset_types for d in contents(work.context.butler, name, runs)]
+    found = [Metric(**shared, **metric) for document in documents for metric in document["metrics"]]
+    alarms = work.context.quality.record(found, actor=f"campaign {work.name}")
+    said = "; ".join(f"alarm {a.id}: {a.words}" for a in alarms[:3]) + (f"; {len(alarms) - 3} more" if len(alarms) > 3 else "")
+    return f"{len(found)} metrics of {len(documents)} documents" + (f"; {said}" if said else "")
 
 
 def _backlog(work: Work, row: Any) -> int:

@@ -20,6 +20,9 @@ TABLE = "file_datastore_records"
 ZIP = "@zip@"
 """Stands in a record's path for the zip that is written later, and named only then."""
 
+NULL = "null:"
+"""Begins the graph key of quanta that do nothing (the engine's own payload, to measure itself): `null:SECONDS`."""
+
 EXIT_BROKEN = 3
 EXIT_STORAGE = 4
 EXIT_PREEMPTED = 143
@@ -31,12 +34,31 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CacheSpace(_Message):
+    """A folder at the job's site where inputs that many jobs read are kept (backbone/cache.py)."""
+
+    folder: str
+    max_bytes: int
+    min_free_bytes: int = 0
+    dataset_types: tuple[str, ...] = ()
+
+
 class Place(_Message):
     """The endpoint of the job's site."""
 
     name: str
     uri: str
     url: str | None = None
+    credentials: str | None = Field(default=None, description="file of profiles, as boto3 reads them, where the job can read it")
+    cache: CacheSpace | None = None
+
+
+class Stay(_Message):
+    """That a job's process takes further jobs when it has done its own: a warm worker, known by its first job's attempt."""
+
+    idle_s: float = Field(gt=0, description="it ends after so long without work")
+    life_s: float = Field(gt=0, description="it takes no job after so long, so that its slot is asked for anew")
+    poll_s: float = Field(gt=0, description="longest time between two looks into its mailbox")
 
 
 class JobMessage(_Message):
@@ -54,6 +76,8 @@ class JobMessage(_Message):
     heartbeat_s: float
     memory_mb: int
     time_limit_s: float
+    interpreter: str | None = Field(default=None, description="Python of the software the job is bound to; none: as started")
+    stay: Stay | None = Field(default=None, description="of a warm worker's first job; set by the pool that sends it")
 
 
 class Outcome(_Message):
@@ -70,6 +94,13 @@ class Outcome(_Message):
     cpu_s: float = 0
     peak_mb: float = 0
     records: dict[str, Any] = Field(default_factory=dict, description="datastore records of what it wrote")
+
+
+class Done(_Message):
+    """A warm worker's job has ended, and how: what the exit code of a process is to other jobs."""
+
+    exit_code: int
+    host: str
 
 
 class SegmentFile(_Message):
@@ -89,6 +120,9 @@ class Segment(_Message):
     outcomes: tuple[Outcome, ...] = ()
     final: bool = False
     reason: str = Field(default="", description="why the job ended, where that is not its having done everything")
+    host: str = Field(default="", description="where the job runs; in its first segment, as is its software")
+    software: dict[str, str] = Field(default_factory=dict, description="package → version")
+    began: float | None = Field(default=None, description="when the job's process started (Unix), told with its host")
 
 
 def segment_key(attempt: str, number: int, kind: Literal["json", "zip"] = "json") -> str:
@@ -99,6 +133,28 @@ def segment_key(attempt: str, number: int, kind: Literal["json", "zip"] = "json"
 def heartbeat_key(attempt: str) -> str:
     """Key of the object that a living job writes again and again; its content differs each time."""
     return f"_a/{attempt}/heartbeat.json"
+
+
+CLOSED = b"closed"
+"""In a mailbox, in place of a message: this worker takes no more."""
+
+
+def mail_key(worker: str, number: int) -> str:
+    """Key under which a warm worker finds its job of this number, its own first being 0.
+
+    Created once, by whoever is first: the engine with a message, or the one who ends the worker with CLOSED.
+    """
+    return f"_w/{worker}/{number:05}.json"
+
+
+def done_key(worker: str, number: int) -> str:
+    """Key of a `Done`: what a warm worker writes when it has ended a job, after all that the job reports."""
+    return f"_w/{worker}/{number:05}.done"
+
+
+def null_sleep_s(graph_key: str) -> float:
+    """Seconds that each quantum of the null payload sleeps."""
+    return float(graph_key.removeprefix(NULL))
 
 
 def to_json(data: DatastoreRecordData) -> dict[str, Any]:
@@ -129,6 +185,12 @@ def infos(data: DatastoreRecordData) -> Iterator[tuple[Any, Any]]:
     for dataset, by_table in data.records.items():
         for info in by_table[TABLE]:
             yield dataset, info
+
+
+def keys_in(body: dict[str, Any]) -> set[str]:
+    """`keys_of(from_json(body))`, without making records of what is only named."""
+    by_dataset = (tables for of_class in body["records"].values() for tables in of_class.values())
+    return {record["path"].split("#")[0] for tables in by_dataset for records in tables.values() for record in records}
 
 
 def keys_of(data: DatastoreRecordData) -> set[str]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from workflow.campaign import Work
-from workflow.collect import add_outcomes, collect, heartbeat
+from workflow.collect import add_outcomes, collect, heartbeat, is_all
 from workflow.failures import judge, move
 from workflow.job import EXIT_PREEMPTED, Failure, Outcome, Segment
 from workflow.ledger.tables import CHARGED, job, outcome, quantum
@@ -19,6 +19,7 @@ from workflow.states import JOB_TABLE, QUANTUM_IN_JOB, CampaignState, JobState, 
 from workflow.states import QUANTUM_TABLE as QUANTA
 
 _LOG = logging.getLogger(__name__)
+_INSTANTS = 1000  # quanta of a job, of which each then runs for an instant: that it does is not worth a write for each of them
 
 
 def follow_jobs(work: Work) -> None:
@@ -32,7 +33,7 @@ def follow_jobs(work: Work) -> None:
         segments = collect(work, row)
         pool_job = seen[row.id]
         if pool_job.state in POOL_ENDED:
-            if len(segments) < work.context.engine.accept_batch:  # else there may be more of them: next round
+            if is_all(work, segments):  # else there may be more of them: next round
                 _end(work, row, pool_job, segments)
         else:
             _keep(work, row, pool_job, bool(segments))
@@ -52,24 +53,29 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
     now, engine = work.context.clock.now(), work.context.engine
     changes: dict[str, Any] = {}
     state = JobState(row.state)
-    if seen.state is PoolState.UNKNOWN:
-        beat = heartbeat(work, row)
-        if reported or beat != row.heartbeat:
-            changes = {"heartbeat": beat, "lease_expires": now + engine.lease_s}
-        elif row.lease_expires < now and state in (JobState.SUBMITTED, JobState.RUNNING):
-            _lose(work, row, seen)
-            return
+    starts = seen.state is PoolState.RUNNING and state is JobState.SUBMITTED
+    if seen.state in (PoolState.UNKNOWN, PoolState.RUNNING) and not starts:
+        # A pool may call a job running whose machine is long gone: what counts is that the job itself is heard of.
+        if reported or row.lease_expires < now + engine.lease_s / 2:
+            beat = heartbeat(work, row)
+            if reported or beat != row.heartbeat:
+                changes = {"heartbeat": beat, "lease_expires": now + engine.lease_s}
+            elif row.lease_expires < now and state in (JobState.SUBMITTED, JobState.RUNNING):
+                _lose(work, row, seen)
+                return
     elif row.lease_expires < now + engine.lease_s / 2:
         changes = {"lease_expires": now + engine.lease_s}
-    starts = seen.state is PoolState.RUNNING and state is JobState.SUBMITTED
     if starts:
         changes["state"] = follow(JOB_TABLE, state, "start").value
-    if state in (JobState.LOST, JobState.KILLED) and seen.state is not PoolState.UNKNOWN:
+        changes |= {"started": now, "lease_expires": now + engine.lease_s}
+    # A held job with a failure is one that its pool will not let go on by itself.
+    hopeless = state in (JobState.LOST, JobState.KILLED) or (seen.state is PoolState.HELD and seen.failure is not None)
+    if hopeless and seen.state is not PoolState.UNKNOWN:
         work.context.pools[row.site].kill(row.id, hard=row.lease_expires < now)
     if changes:
         with work.lock.begin() as connection:
             connection.execute(job.update().where(job.c.id == row.id).values(changes))
-            if starts:
+            if starts and row.quanta < _INSTANTS:
                 before, after = sources(QUANTA, "start")
                 connection.execute(
                     quantum.update().where(quantum.c.job == row.id, quantum.c.state.in_(before)).values(state=after)
@@ -78,7 +84,14 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
 
 def _lose(work: Work, row: Any, seen: PoolJob) -> None:
     """The lease is over and nobody knows: its quanta may run elsewhere. Late outcomes count where they are first."""
-    _LOG.warning("campaign %s: job %s at %s is given up: its pool is silent (%s)", work.name, row.id, row.site, seen.reason)
+    _LOG.warning(
+        "campaign %s: job %s at %s is given up, it was not heard of for too long; its pool says %s %s",
+        work.name,
+        row.id,
+        row.site,
+        seen.state.value,
+        seen.reason,
+    )
     with work.lock.begin() as connection:
         state = follow(JOB_TABLE, JobState(row.state), "lose")
         connection.execute(job.update().where(job.c.id == row.id).values(state=state.value))
@@ -92,7 +105,7 @@ def _end(work: Work, row: Any, seen: PoolJob, segments: Sequence[Segment]) -> No
         if not _made_progress(connection, row):
             preempted = seen.exit_code in (EXIT_PREEMPTED, -15)
             words = reason or f"job {row.id} at {row.site} ended ({_how(seen)}) before its first quantum did"
-            failure = ("preempted" if preempted else "infrastructure", words)
+            failure = ("preempted" if preempted else seen.failure or "infrastructure", words)
         _release(work, connection, row, failure=failure)
         state = follow(JOB_TABLE, JobState(row.state), "end")
         connection.execute(

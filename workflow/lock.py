@@ -77,7 +77,7 @@ def _take(ledger: Ledger, clock: Clock, name: str, lock_s: float) -> int | None:
             .where(campaign.c.name == name)
             .with_for_update()
         ).one_or_none()
-        if row is None or (row.lock_holder and row.lock_expires > now and not _dead(row.lock_holder)):
+        if row is None or (row.lock_holder and row.lock_expires > now and not held_by_a_dead_process(row.lock_holder)):
             return None
         epoch = int(row.lock_epoch) + 1
         connection.execute(
@@ -88,7 +88,7 @@ def _take(ledger: Ledger, clock: Clock, name: str, lock_s: float) -> int | None:
         return epoch
 
 
-def _dead(who: str) -> bool:
+def held_by_a_dead_process(who: str) -> bool:
     """Whether the holder was a process of this host and is gone; of other hosts nothing is known."""
     host, pid, started = who.rsplit(":", 2)
     return host == socket.gethostname() and not alive(int(pid), started)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from backbone.errors import PachonError
+from backbone.errors import PachonError, TransientError
 from workflow.campaigns import Campaigns
 from workflow.clock import Clock, SystemClock
 from workflow.status import CampaignStatus
@@ -46,12 +46,13 @@ class Stop:
 
 
 def run_engine(campaigns: Campaigns, *, stop: Stop, pace: Pace, clock: Clock | None = None) -> None:
-    """Until told to stop. One campaign's error is logged and the others go on."""
+    """Until told to stop. One campaign's error is logged and the others go on; a ledger that does not answer is asked again."""
     clock = clock or SystemClock()
+    campaigns.prepare()
     last: dict[str, Any] = {}
     while not stop.asked:
         now: dict[str, Any] = {}
-        for name in campaigns.live():
+        for name in _live(campaigns):
             try:
                 now[name] = campaigns.advance(name)
             except PachonError as error:
@@ -62,6 +63,15 @@ def run_engine(campaigns: Campaigns, *, stop: Stop, pace: Pace, clock: Clock | N
         if not stop.asked:
             clock.sleep(pace.after(moved=moved))
     _LOG.info("engine ends: it was told to")
+
+
+def _live(campaigns: Campaigns) -> list[str]:
+    """Who has work; nobody that is known of while the ledger does not answer."""
+    try:
+        return campaigns.live()
+    except TransientError as error:
+        _LOG.error("%s", error)
+        return []
 
 
 def run_until_ended(

@@ -12,12 +12,11 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
-from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config
+from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config, DatasetRef
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
 from lsst.resources import ResourcePath
@@ -25,11 +24,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from backbone.butler import DATASTORE
-from backbone.endpoint import Endpoint
+from backbone.endpoint import Endpoint, ObjectInfo, sha256_of
 from backbone.errors import PachonError, TransientError
+from backbone.files import NewFile
+from backbone.garbage import uncollected
 from workflow.errors import EmptyGraph, PlanError
+from workflow.inputs import input_files, made_here
 from workflow.job import to_json
 from workflow.ledger import Ledger, tables
+from workflow.ledger.audit import task_config
 from workflow.states import QuantumState
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ class StepPlan:
     max_quanta: int
     config: tuple[tuple[str, str, Any], ...] = ()
     """(task label, field, value) over the pipeline's own."""
+    keep: tuple[str, ...] = ()
+    """RUNs of the step's older generations: what has its outputs there is not planned again."""
 
     @property
     def run(self) -> str:
@@ -72,6 +77,12 @@ class PlannedGroup:
     quanta: list[dict[str, Any]]
     edges: list[dict[str, Any]]
     calibrations: list[dict[str, Any]]
+    configs: dict[str, str] = field(default_factory=dict)
+    """Digest of each task's configuration."""
+    files: list[NewFile] = field(default_factory=list)
+    """What its jobs read: graph, configuration, inputs. Asked for by those who have several endpoints alone."""
+    graph: Any = field(default=None, repr=False)
+    """As it was made, while it is at hand; never stored."""
 
 
 def run_name(campaign: str, step: str, generation: int) -> str:
@@ -90,7 +101,7 @@ def groups(butler: Butler, plan: StepPlan) -> list[Group]:
 
 
 def plan_group(
-    butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, *, now: float, first: bool = True
+    butler: Butler, archive: Endpoint, plan: StepPlan, group: Group, *, now: float, first: bool = True, note_files: bool = False
 ) -> PlannedGroup | None:
     """Build a group's graph, write it and its Butler configuration to the archive, begin the RUN. None if it has no quantum.
 
@@ -99,7 +110,7 @@ def plan_group(
     with _planning(plan):
         client = _client(butler, plan)
         _same_place(client, archive)
-        executor = SeparablePipelineExecutor(client)
+        executor = SeparablePipelineExecutor(client, skip_existing_in=plan.keep)
         pipeline = executor.make_pipeline(plan.pipeline)
         for label, field, value in plan.config:
             pipeline.addConfigOverride(label, field, value)
@@ -116,9 +127,10 @@ def plan_group(
         prefix = f"graphs/{plan.campaign}/{plan.step}/{plan.generation}"
         # A key of its own for each try: an engine that lost its lock must not overwrite what the ledger already names.
         graph_key = f"{prefix}/{group.name}.{uuid.uuid4().hex[:8]}.qg"
-        _write_graph(components, archive, graph_key)
-        config_key = f"{prefix}/butler.yaml"
-        archive.put(config_key, site_configuration(butler).encode())
+        configuration = site_configuration(butler).encode()
+        # Named by its content: should the repository's configuration change, one key still has one content at every endpoint.
+        config_key = f"{prefix}/butler.{sha256_of(configuration)[:8]}.yaml"
+        made = [_write_graph(components, archive, graph_key), archive.put(config_key, configuration)]
         graph = components.assemble()
         graph.pipeline_graph.register_dataset_types(client)
         graph.write_configs(client)
@@ -138,7 +150,27 @@ def plan_group(
             "quanta": count,
             "planned": now,
         }
-        return PlannedGroup(row=row, **_rows(client, graph, plan, group))
+        files = [*made_here(made, row), *input_files(components, created=now)] if note_files else []
+        configs = {label: sha256_of(task.get_config_str().encode()) for label, task in graph.pipeline_graph.tasks.items()}
+        rows = _rows(client, graph, plan, group)
+        return PlannedGroup(row=row, files=files, configs=configs, graph=graph, **rows)
+
+
+def output_refs(graph: Any) -> dict[Any, Any]:
+    """Every output of a graph's quanta, expanded, by dataset id: what the publisher needs, and the ledger does not hold.
+
+    Of the outputs alone: `build_execution_quanta` makes each input, quantum and record too, and takes three times as long.
+    """
+    graph._expand_execution_quantum_data_ids(list(graph.quantum_only_xgraph.nodes))
+    nodes, expanded = graph.bipartite_xgraph, graph._expanded_data_ids
+    types = {name: node.dataset_type for name, node in graph.pipeline_graph.dataset_types.items()}
+    found = {}
+    for quantum in graph.quantum_only_xgraph.nodes:
+        for dataset in nodes.successors(quantum):
+            about = nodes.nodes[dataset]
+            kind = types[about["dataset_type_name"]]
+            found[dataset] = DatasetRef(kind, expanded[about["data_id"]], run=about["run"], id=dataset, conform=False)
+    return found
 
 
 def write(ledger: Ledger, connection: Connection, planned: PlannedGroup) -> None:
@@ -147,6 +179,9 @@ def write(ledger: Ledger, connection: Connection, planned: PlannedGroup) -> None
     ledger.insert_many(connection, tables.quantum, planned.quanta)
     ledger.insert_many(connection, tables.edge, planned.edges)
     ledger.insert_many(connection, tables.calibration_use, planned.calibrations)
+    of = {name: planned.row[name] for name in ("campaign", "step", "generation")}
+    configs = [{**of, "label": label, "digest": digest} for label, digest in planned.configs.items()]
+    ledger.insert_new(connection, task_config, configs)
 
 
 def empty(plan: StepPlan, why: Sequence[str]) -> EmptyGraph:
@@ -192,7 +227,8 @@ def site_configuration(butler: Butler) -> str:
 @contextmanager
 def _planning(plan: StepPlan) -> Iterator[None]:
     try:
-        yield
+        with uncollected():
+            yield
     except PachonError:
         raise
     except OperationalError as error:
@@ -234,16 +270,17 @@ def _narrowed(where: str, group: Group) -> str:
     return " AND ".join(terms)
 
 
-def _write_graph(components: Any, archive: Endpoint, key: str) -> None:
+def _write_graph(components: Any, archive: Endpoint, key: str) -> ObjectInfo:
     with tempfile.TemporaryDirectory(prefix="pachon-plan-") as folder:
         path = Path(folder) / "graph.qg"
         components.write(str(path))
-        archive.put(key, path)
+        return archive.put(key, path)
 
 
 def _init_records(client: Any, graph: Any) -> dict[str, Any]:
     """Records of what tasks read when they are made: written by the planner, hence not among those attached to the graph."""
-    refs = [ref for label in graph.quanta_by_task for ref in graph.get_init_outputs(label).values()]
+    begun = [label for label, quanta in graph.quanta_by_task.items() if quanta]  # a task without quanta has no such outputs
+    refs = [ref for label in begun for ref in graph.get_init_outputs(label).values()]
     records = client._datastore.export_records(refs).get(DATASTORE) if refs else None
     return to_json(records if records is not None else DatastoreRecordData())
 
@@ -264,10 +301,23 @@ def _rows(client: Any, graph: Any, plan: StepPlan, group: Group) -> dict[str, li
             "ordinal": ordinal,
             "state": waits if nodes.in_degree(quantum) else ready,
         }
-        for ordinal, quantum in enumerate(nx.topological_sort(nodes))
+        for ordinal, quantum in enumerate(in_order(nodes))
     ]
     edges = [{"child": str(child), "parent": str(parent)} for parent, child in nodes.edges]
     return {"quanta": quanta, "edges": edges, "calibrations": _calibrations(client, graph)}
+
+
+def in_order(nodes: Any) -> Iterator[Any]:
+    """Parents before children, and children right after their last parent: so a window of a group's quanta holds whole chains."""
+    waits = dict(nodes.in_degree)
+    stack = [quantum for quantum, count in waits.items() if not count][::-1]
+    while stack:
+        quantum = stack.pop()
+        yield quantum
+        for child in nodes.successors(quantum):
+            waits[child] -= 1
+            if not waits[child]:
+                stack.append(child)
 
 
 def _calibrations(client: Any, graph: Any) -> list[dict[str, Any]]:

@@ -20,6 +20,15 @@ def alive(pid: int, started: str) -> bool:
     return start_time(pid) == started
 
 
+def stopped(pid: int) -> bool:
+    """Whether the process stands still by SIGSTOP."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
 def session_lives(session: int) -> bool:
     """Whether any process of a session is still running, its leader dead or not; zombies do not count."""
     for path in Path("/proc").glob("[0-9]*/stat"):

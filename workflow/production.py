@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -9,14 +10,14 @@ import string
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from workflow.errors import ProductionError
 from workflow.models import Strict, nearest, parse
-from workflow.states import FailureClass
+from workflow.rules import Hosts, Memory, Retries, Rule
 
 # Nothing of this can end a quoted string of a Butler query, leave a collection's name, or climb out of a path.
 _SAFE = re.compile(r"[A-Za-z0-9_.:+/-]*")
@@ -84,11 +85,25 @@ class Chunk(Strict):
 
 
 class Certify(Strict):
-    """Certify datasets of the step as calibrations, valid from a date on."""
+    """Certify datasets of this step and those before it as calibrations, valid from a date on."""
 
     dataset_types: tuple[str, ...] = Field(min_length=1)
     into: str = Field(description="CHAINED collection; the certification itself is {into}/{campaign}/{step}")
     begin: str = Field(description="YYYYMMDD or YYYY-MM-DD: valid from the beginning (TAI) of that day, without end")
+    verified_by: str = Field(
+        default="", description="type of the verdicts, * for the product's own: what has none, or did not pass, is not certified"
+    )
+    approve: str = Field(
+        default="rule", description="rule: at once, since all of it passed; person: it waits for `pachon calib approve`"
+    )
+
+
+class Metrics(Strict):
+    """Numbers that the step's tasks put into documents (a list `metrics`) go to quality control."""
+
+    dataset_types: tuple[str, ...] = Field(min_length=1)
+    instrument: str = "{instrument}"
+    day_obs: str = Field(description="YYYYMMDD: the day that the numbers are of")
 
 
 class Finish(Strict):
@@ -97,16 +112,17 @@ class Finish(Strict):
     certify: Certify | None = None
     chain: str | None = Field(default=None, description="CHAINED collection that gets the step's RUN in front")
     backlog: bool | None = Field(default=None, description="what failed or never ran becomes work for later")
+    metrics: Metrics | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Finish:
         if len(self.model_fields_set) != 1:
-            raise ValueError("each entry of finish is one of certify, chain, backlog")
+            raise ValueError("each entry of finish is one of certify, chain, backlog, metrics")
         return self
 
     @property
     def kind(self) -> str:
-        """Which of the three it is."""
+        """Which of them it is."""
         return next(iter(self.model_fields_set))
 
 
@@ -118,10 +134,15 @@ class Step(Strict):
     inputs: tuple[str, ...] = Field(default=(), description="collections, after the RUNs of the campaign's earlier steps")
     where: str = ""
     group_by: tuple[str, ...] = Field(default=(), description="dimensions: one graph for each of their values; none: one graph")
+    share_by: tuple[str, ...] = Field(
+        default=(), description="as group_by, where the work is shared out among several sites: else fewer graphs are cheaper"
+    )
     chunk: Chunk = Chunk()
     on_failure: Literal["stop", "continue"] = "stop"
     allow_empty: bool = False
     memory_mb: int | None = Field(default=None, description="of a job, until something better is learned")
+    retries: Retries | None = Field(default=None, description="over the production's, class by class")
+    memory: Memory | None = Field(default=None, description="over the production's")
     time_limit_s: float | None = Field(default=None, gt=0, description="a quantum that runs longer is hung")
     finish: tuple[Finish, ...] = ()
     config: dict[str, dict[str, str | int | float | bool]] = Field(
@@ -149,25 +170,10 @@ class Step(Strict):
         """Every text of the step that may name parameters."""
         texts = [self.where, *self.inputs]
         for action in self.finish:
-            texts += [action.certify.into, action.certify.begin] if action.certify else []
+            texts += [action.certify.into, action.certify.begin, action.certify.approve] if action.certify else []
+            texts += [action.metrics.instrument, action.metrics.day_obs] if action.metrics else []
             texts += [action.chain] if action.chain else []
         return texts + [value for fields in self.config.values() for value in fields.values() if isinstance(value, str)]
-
-
-class Retries(Strict):
-    """How often a quantum is tried again after a failure of each class."""
-
-    infrastructure: int = Field(default=3, ge=0)
-    out_of_memory: int = Field(default=3, ge=0)
-    signal: int = Field(default=1, ge=0)
-    science: int = Field(default=0, ge=0)
-    missing_input: int = Field(default=1, ge=0)
-    preempted: int = Field(default=10, ge=0)
-    timeout: int = Field(default=1, ge=0)
-
-    def budget(self, failure: FailureClass) -> int:
-        """Further attempts after failures of this class."""
-        return int(getattr(self, failure.value))
 
 
 class Production(Strict):
@@ -179,7 +185,25 @@ class Production(Strict):
     description: str = ""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     steps: tuple[Step, ...] = Field(min_length=1)
+    queue: Literal["prompt", "offline", "ocs_batch", "cpp", "drp"] | None = Field(
+        default=None, description="priority class of its jobs; default: that of its kind"
+    )
+    share: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="site → part of the groups; sites that an installation has not are left out"
+    )
+    only_sites: tuple[str, ...] = Field(default=(), description="none: all")
+    never_sites: tuple[str, ...] = ()
+    only_machines: tuple[str, ...] = Field(default=(), description="host names; none: all")
+    never_machines: tuple[str, ...] = ()
     retries: Retries = Retries()
+    memory: Memory = Memory()
+    hosts: Hosts = Hosts()
+    rules: tuple[Rule, ...] = Field(default=(), description="first match counts, over the budgets; see workflow/rules.py")
+
+    @property
+    def priority_class(self) -> str:
+        """Which of the pools' classes its jobs belong to."""
+        return self.queue or {"nightly": "prompt"}.get(self.kind, self.kind)
 
     @field_validator("steps")
     @classmethod
@@ -200,6 +224,14 @@ class Production(Strict):
         for name in self.parameters:
             if name in BUILT_IN:
                 raise ValueError(f"parameter {name}: the name is taken")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_name_steps(self) -> Production:
+        names = [step.name for step in self.steps]
+        for rule in self.rules:
+            if not fnmatch.filter(names, rule.step):
+                raise ValueError(f"a rule is for step {rule.step!r}; {nearest(rule.step, names)}")
         return self
 
     @classmethod
@@ -240,7 +272,8 @@ class Production(Strict):
 
     def digest(self, values: Mapping[str, Value]) -> str:
         """What makes two campaigns the same: the production's text and the parameters' values, not their spelling."""
-        text = json.dumps([self.model_dump(mode="json"), dict(values)], sort_keys=True)
+        # Without what is at its default: a field that a later version adds must not make another campaign of a running one.
+        text = json.dumps([self.model_dump(mode="json", exclude_defaults=True), dict(values)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -20,12 +20,14 @@ from sqlalchemy.exc import OperationalError
 
 from backbone.butler import DATASTORE
 from backbone.errors import TransientError
+from workflow import stage_out
 from workflow.campaign import Work
 from workflow.job import merged
 from workflow.ledger.tables import accepted, accepted_outcome, group, outbox, outcome, quantum
+from workflow.planner import output_refs
 
 _LOG = logging.getLogger(__name__)
-_GRAPHS = 4  # whose dataset refs are kept in memory
+_REFS = 60_000  # dataset refs that are kept in memory, some 2 kB each
 Hook = Callable[[str], None]
 
 
@@ -34,15 +36,32 @@ class RefCache:
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[str, dict[Any, Any]] = OrderedDict()
+        self._planned: dict[str, Any] = {}
 
     def of(self, work: Work, graph_key: str) -> dict[Any, Any]:
         """Every output ref of a graph."""
+        self.prepare()
         if graph_key not in self._graphs:
-            self._graphs[graph_key] = _read_refs(work, graph_key)
-            while len(self._graphs) > _GRAPHS:
-                self._graphs.popitem(last=False)
+            self._keep(graph_key, _read_refs(work, graph_key))
         self._graphs.move_to_end(graph_key)
         return self._graphs[graph_key]
+
+    def planned(self, graph_key: str, graph: Any) -> None:
+        """A graph that has just been made, and need not be read."""
+        self._planned[graph_key] = graph
+
+    def prepare(self) -> None:
+        """Take the refs out of graphs that were just made: once their jobs are on their way, for it takes a while."""
+        while self._planned:
+            graph_key, graph = self._planned.popitem()
+            self._keep(graph_key, output_refs(graph))
+
+    def _keep(self, graph_key: str, refs: dict[Any, Any]) -> None:
+        """The least used of many are dropped."""
+        self._graphs[graph_key] = refs
+        total = sum(map(len, self._graphs.values()))
+        while total > _REFS and len(self._graphs) > 1:
+            total -= len(self._graphs.popitem(last=False)[1])
 
 
 def _nothing(_where: str) -> None:
@@ -54,13 +73,13 @@ def _read_refs(work: Work, graph_key: str) -> dict[Any, Any]:
         path = Path(folder) / "graph.qg"
         work.context.archive.fetch(graph_key, path)
         graph = PredictedQuantumGraph.read_execution_quanta(str(path))
-    quanta = graph.build_execution_quanta().values()
-    return {ref.id: ref for quantum in quanta for refs in quantum.outputs.values() for ref in refs}
+    return output_refs(graph)
 
 
 def publish(work: Work, refs: RefCache, *, hook: Hook | None = None) -> int:
     """Publish everything that is accepted; returns how many quanta. `hook` is told how far it is (tests die there)."""
     total, hook = 0, hook or _nothing
+    stage_out.send_out(work, lambda graph_key: refs.of(work, graph_key))
     while rows := _unpublished(work):
         known: dict[Any, Any] = {}
         for graph_key in {r.graph_key for r in rows}:
@@ -90,7 +109,7 @@ def _unpublished(work: Work) -> list[Any]:
         .join(outcome, accepted_outcome())
         .join(quantum, quantum.c.id == outbox.c.quantum)
         .join(group, same)
-        .where(outbox.c.campaign == work.name, outbox.c.published.is_(None))
+        .where(outbox.c.campaign == work.name, outbox.c.published.is_(None), stage_out.publishable(work.context))
         .order_by(outbox.c.seq)
         .limit(work.context.engine.publish_batch)
     )

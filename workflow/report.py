@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from workflow.accounting import INFRASTRUCTURE, accounting
 from workflow.context import Context
 from workflow.errors import UnknownCampaign
-from workflow.ledger.tables import backlog, campaign, job, outbox, outcome, quantum, step
+from workflow.ledger.counts import tallied
+from workflow.ledger.tables import backlog, campaign, job, outbox, outcome, quantum, step, tally
 from workflow.states import CAMPAIGN_TERMINAL, QUANTUM_IN_JOB, CampaignState, JobState, QuantumState, StepState
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus, LabelReport, StepStatus
 
@@ -26,10 +29,8 @@ def statuses(context: Context, names: Iterable[str] | None = None) -> dict[str, 
         campaigns = rows(sa.select(campaign).order_by(campaign.c.created, campaign.c.name), campaign.c.name)
         steps = rows(sa.select(step).order_by(step.c.ordinal), step.c.campaign)
         counts = rows(
-            sa.select(quantum.c.campaign, quantum.c.step, quantum.c.state, sa.func.count().label("n"))
-            .where(quantum.c.current)
-            .group_by(quantum.c.campaign, quantum.c.step, quantum.c.state),
-            quantum.c.campaign,
+            tallied(tally.c.campaign, tally.c.step, tally.c.state),
+            tally.c.campaign,
         )
         unpublished = rows(
             sa.select(quantum.c.campaign, quantum.c.step, sa.func.count().label("n"))
@@ -87,40 +88,49 @@ def status(context: Context, name: str) -> CampaignStatus:
 
 
 def report(context: Context, name: str) -> CampaignReport:
-    """Label × state with EXPECTED, in the order of the pipeline, and failures by class."""
+    """Label × state with EXPECTED, in the order of the pipeline, failures by class, and the accounting."""
     current = status(context, name)
-    here = (quantum.c.campaign == name, quantum.c.current)
     with context.ledger.read() as connection:
-        counts = connection.execute(
-            sa.select(
-                quantum.c.step,
-                quantum.c.label,
-                quantum.c.state,
-                sa.func.count().label("n"),
-                sa.func.min(quantum.c.ordinal).label("o"),
-            )
-            .where(*here)
-            .group_by(quantum.c.step, quantum.c.label, quantum.c.state)
-        ).all()
-        errors = connection.execute(
-            sa.select(
-                quantum.c.step,
-                quantum.c.label,
-                outcome.c.failure_class,
-                sa.func.count().label("count"),
-                sa.func.max(outcome.c.error).label("example"),
-            )
-            .join(outcome, outcome.c.quantum == quantum.c.id)
-            .where(*here, outcome.c.state == "failed")
-            .group_by(quantum.c.step, quantum.c.label, outcome.c.failure_class)
-            .order_by(sa.func.count().desc(), quantum.c.step, quantum.c.label)
-        ).all()
+        counts = connection.execute(tallied(tally.c.step, tally.c.label, tally.c.state).where(tally.c.campaign == name)).all()
+        labels = {(r.step, r.label) for r in counts}
+        place = {key: _place(connection, name, *key) for key in labels}
+        errors = _errors(connection, name)
+        row = connection.execute(sa.select(campaign).where(campaign.c.name == name)).one()
+        books = accounting(connection, row, context.clock.now())
     order = {s.name: n for n, s in enumerate(current.steps)}
-    by_label: dict[tuple[str, str], dict[str, int]] = {}
-    for row in sorted(counts, key=lambda r: (order[r.step], r.o, r.label)):
-        by_label.setdefault((row.step, row.label), {state.value: 0 for state in QuantumState})[row.state] = row.n
-    labels = tuple(LabelReport(step=s, label=n, states=c, expected=sum(c.values())) for (s, n), c in by_label.items())
-    return CampaignReport(campaign=current, labels=labels, errors=tuple(dict(r._mapping) for r in errors))
+    by_label: dict[tuple[str, str], dict[str, int]] = {
+        key: {state.value: 0 for state in QuantumState} for key in sorted(labels, key=lambda k: (order[k[0]], place[k], k[1]))
+    }
+    for r in counts:
+        by_label[r.step, r.label][r.state] = int(r.n)
+    rows = tuple(LabelReport(step=s, label=n, states=c, expected=sum(c.values())) for (s, n), c in by_label.items())
+    return CampaignReport(campaign=current, labels=rows, errors=errors, accounting=books)
+
+
+def _place(connection: Connection, name: str, step_name: str, label: str) -> int:
+    """Where a label stands in its pipeline: the place of one of its quanta, of the same data ID for all labels that have it."""
+    where = (quantum.c.campaign == name, quantum.c.step == step_name, quantum.c.label == label)
+    return int(connection.execute(sa.select(quantum.c.ordinal).where(*where).order_by(quantum.c.data_id).limit(1)).scalar_one())
+
+
+def _errors(connection: Connection, name: str) -> tuple[dict[str, Any], ...]:
+    rows = connection.execute(
+        sa.select(
+            quantum.c.step,
+            quantum.c.label,
+            outcome.c.failure_class,
+            sa.func.count().label("count"),
+            sa.func.sum(outcome.c.wall_s).label("wall_s"),
+            sa.func.max(outcome.c.error).label("example"),
+            sa.func.max(sa.cast(outcome.c.quantum, sa.Text)).label("quantum"),
+        )
+        .join(job, job.c.id == outcome.c.job)
+        .join(quantum, quantum.c.id == outcome.c.quantum)
+        .where(job.c.campaign == name, quantum.c.current, outcome.c.state == "failed")
+        .group_by(quantum.c.step, quantum.c.label, outcome.c.failure_class)
+        .order_by(sa.func.count().desc(), quantum.c.step, quantum.c.label)
+    )
+    return tuple({**r._mapping, "payload": r.failure_class not in INFRASTRUCTURE} for r in rows)
 
 
 def backlog_entries(context: Context, name: str | None) -> list[BacklogEntry]:
@@ -148,4 +158,9 @@ def live(context: Context) -> list[str]:
     c = campaign.c
     busy = sa.exists().where(job.c.campaign == c.name, sa.or_(job.c.state != JobState.ENDED, job.c.swept.is_(None)))
     ended = [state.value for state in CAMPAIGN_TERMINAL]
-    return [r.name for r in context.ledger.all(sa.select(c.name).where(sa.or_(c.state.not_in(ended), busy)).order_by(c.created))]
+    return [
+        r.name
+        for r in context.ledger.all(
+            sa.select(c.name).where(sa.or_(c.state.not_in(ended), busy)).order_by(c.priority.desc(), c.created)
+        )
+    ]

@@ -96,6 +96,11 @@ CAMPAIGN_TABLE: tuple[tuple[CampaignState, str, CampaignState], ...] = (
     (_C.FAILED, "retry", _C.RUNNING),
     (_C.SUCCEEDED, "retry", _C.RUNNING),  # of a step that was allowed to end with failures
     (_C.RUNNING, "retry", _C.RUNNING),
+    (_C.READY, "hotfix", _C.READY),
+    (_C.RUNNING, "hotfix", _C.RUNNING),
+    (_C.PAUSED, "hotfix", _C.PAUSED),
+    (_C.FAILED, "hotfix", _C.RUNNING),
+    (_C.SUCCEEDED, "hotfix", _C.RUNNING),
 )
 
 STEP_TABLE: tuple[tuple[StepState, str, StepState], ...] = (
@@ -111,6 +116,11 @@ STEP_TABLE: tuple[tuple[StepState, str, StepState], ...] = (
     (_S.FAILED, "retry", _S.RUNNING),
     (_S.SUCCEEDED, "retry", _S.RUNNING),
     (_S.FAILED, "replan", _S.READY),
+    # A part of it is planned again, as a new generation.
+    (_S.RUNNING, "hotfix", _S.READY),
+    (_S.SUCCEEDED, "hotfix", _S.READY),
+    (_S.FAILED, "hotfix", _S.READY),
+    (_S.READY, "hotfix", _S.READY),
 )
 
 QUANTUM_TABLE: tuple[tuple[QuantumState, str, QuantumState], ...] = (

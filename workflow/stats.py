@@ -26,13 +26,16 @@ class LabelStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One success."""
+    """One success, or several of one label."""
 
     label: str
+    n: int = 1
     wall_s: float
+    """Of all `n` together."""
     peak_mb: float
+    """The largest."""
     grown_mb: int | None
-    """Memory that it was given after failing with less."""
+    """Memory that one was given after failing with less."""
 
 
 def read(connection: Connection, production: str) -> dict[str, LabelStats]:
@@ -61,11 +64,11 @@ def learn(connection: Connection, production: str, samples: Iterable[Sample]) ->
 
 
 def _merged(old: LabelStats, some: list[Sample]) -> LabelStats:
-    weight = min(old.samples, _REMEMBERED)
+    weight, n = min(old.samples, _REMEMBERED), sum(s.n for s in some)
     grown = [m for m in (old.memory_mb, *(s.grown_mb for s in some)) if m is not None]
     return LabelStats(
-        samples=old.samples + len(some),
-        wall_s=(old.wall_s * weight + sum(s.wall_s for s in some)) / (weight + len(some)),
+        samples=old.samples + n,
+        wall_s=(old.wall_s * weight + sum(s.wall_s for s in some)) / (weight + n),
         peak_mb=max(old.peak_mb, *(s.peak_mb for s in some)),
         memory_mb=max(grown, default=None),
     )

@@ -73,7 +73,11 @@ class CampaignReport:
     campaign: CampaignStatus
     labels: tuple[LabelReport, ...]
     errors: tuple[dict[str, Any], ...] = field(default=())
-    """`step label failure_class count example`, of all attempts, most frequent first."""
+    """`step label failure_class payload count wall_s example quantum`, of attempts at current quanta, most frequent first;
+    `payload` is whether the payload is to blame, and not host, transfer or pool.
+    """
+    accounting: dict[str, Any] = field(default_factory=dict)
+    """As of `workflow.accounting.accounting`."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and strings."""
@@ -87,8 +91,20 @@ class RetryReport:
     campaign: str
     failed: int
     pruned: int
+    """Descendants of the failed ones."""
     steps: tuple[str, ...]
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    """step/label → state → quanta."""
+    core_hours: float = 0.0
+    """Expected, by what the labels took until now."""
+    unplanned: int = 0
+    """Quanta that a hot fix could not plan again: a retry leaves them alone, another hot fix plans them."""
     dry_run: bool
+
+    @property
+    def quanta(self) -> int:
+        """That would run."""
+        return self.failed + self.pruned
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and strings."""

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from backbone.butler import attempt_prefix
 from workflow.campaign import Work
-from workflow.job import keys_of, merged
-from workflow.ledger.tables import accepted, accepted_outcome, job, outcome
+from workflow.job import keys_in
+from workflow.ledger.tables import accepted_outcome, job, outcome
 from workflow.states import JobState
 
 _LOG = logging.getLogger(__name__)
@@ -29,8 +29,9 @@ def sweep(work: Work) -> None:
 
 def sweep_job(work: Work, row: Any) -> int:
     """Remove what one job wrote, or had begun to, and no accepted outcome names; a zip stays while a member is accepted."""
+    mine = sa.exists().where(accepted_outcome())
     rows = work.context.ledger.all(
-        sa.select(outcome.c.records).join(accepted, accepted_outcome()).where(accepted.c.job == row.id)
+        sa.select(outcome.c.records).where(outcome.c.job == row.id, outcome.c.records.is_not(None), mine)
     )
-    keep = keys_of(merged(r.records for r in rows))
+    keep = {key for r in rows for key in keys_in(r.records)}
     return work.context.endpoint(row.site).discard(f"{attempt_prefix(row.id)}/", keep=frozenset(keep))

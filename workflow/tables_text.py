@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from workflow.accounting import mixed
 from workflow.states import CampaignState, QuantumState
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus
 
@@ -55,7 +58,7 @@ def list_table(found: Sequence[CampaignStatus]) -> Table:
 
 
 def report_tables(report: CampaignReport) -> list[Table]:
-    """Label × state with TOTAL first, then failures by class."""
+    """Label × state with TOTAL first, then what it cost, failures by class, versions, outliers."""
     states = [state.value for state in QuantumState]
     table = Table(title=f"{report.campaign.name}: {report.campaign.state}", title_justify="left")
     table.add_column("LABEL")
@@ -65,13 +68,80 @@ def report_tables(report: CampaignReport) -> list[Table]:
     table.add_row("TOTAL", *map(str, totals), str(sum(row.expected for row in report.labels)))
     for row in report.labels:
         table.add_row(f"{row.step}/{row.label}", *(str(row.states[s]) for s in states), str(row.expected))
-    if not report.errors:
-        return [table]
-    errors = Table("LABEL", "CLASS", "COUNT", "EXAMPLE", title="failed attempts", title_justify="left")
+    return [table, *_books(report)]
+
+
+def _books(report: CampaignReport) -> Iterator[Table]:
+    books = report.accounting
+    if report.errors:
+        yield _errors(report)
+    if books.get("sites"):
+        yield _sites(books)
+        yield _versions(books)
+        slowest = _table("slowest attempts", "LABEL", "DATA ID", "WALL s", "PEAK MB", "ENDED", "AT")
+        for o in books["slowest"][:5]:
+            numbers = (f"{o['wall_s']:.2f}", f"{o['peak_mb']:.0f}")
+            slowest.add_row(f"{o['step']}/{o['label']}", o["data_id"], *numbers, o["state"], f"{o['site']} {o['host'] or ''}")
+        yield slowest
+    if books.get("passive"):
+        passive = _table("passive rules would have", "RULE", "LABEL", "WOULD", "INSTEAD OF", "QUANTA")
+        for p in books["passive"]:
+            passive.add_row(str(p["rule"] + 1), f"{p['step']}/{p['label']}", p["would"], p["instead_of"], str(p["count"]))
+        yield passive
+
+
+def _errors(report: CampaignReport) -> Table:
+    table = _table("failed attempts", "LABEL", "CLASS", "BLAME", "COUNT", "CORE TIME", "EXAMPLE")
     for e in report.errors:
-        example = str(e["example"]).splitlines()
-        errors.add_row(f"{e['step']}/{e['label']}", e["failure_class"], str(e["count"]), example[0] if example else "")
-    return [table, errors]
+        example, blame = str(e["example"]).splitlines(), "payload" if e["payload"] else "infrastructure"
+        words = example[0] if example else ""
+        table.add_row(f"{e['step']}/{e['label']}", e["failure_class"], blame, str(e["count"]), hours(e["wall_s"] / 3600), words)
+    return table
+
+
+def _sites(books: Mapping[str, Any]) -> Table:
+    table = _table("core time", "SITE", "ATTEMPTS", "ACCEPTED", "CORE TIME", "BADPUT", "HELD BY JOBS", "JOBS", "HOSTS")
+    for s in books["sites"]:
+        times = (hours(s[name]) for name in ("core_hours", "badput_core_hours", "held_core_hours"))
+        table.add_row(s["site"], str(s["attempts"]), str(s["accepted"]), *times, str(s["jobs"]), str(s["hosts"]))
+    if projection := books["projection"]:
+        table.caption = f"projected finish {_when(projection['finish'])}, {hours(projection['left_core_hours'])} left"
+    return table
+
+
+def _versions(books: Mapping[str, Any]) -> Table:
+    table = _table("versions", "LABEL", "GENERATION", "QUANTA", "SOFTWARE", "CONFIGURATION", "WHAT DIFFERS")
+    for v in books["versions"]:
+        differs = ", ".join(f"{package} {number or 'absent'}" for package, number in v["differs"].items())
+        differs += " configuration" if v["config_differs"] else ""
+        software = f"{v['bound'] or ''} {(v['software'] or 'not told')[:12]}".strip()
+        label, config = f"{v['step']}/{v['label']}", (v["config"] or "")[:12]
+        table.add_row(label, str(v["generation"]), str(v["quanta"]), software, config, differs)
+    if labels := mixed(books["versions"]):
+        table.caption = f"mixed: {', '.join(labels)}"
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left")
+
+
+def effect_table(counts: Mapping[str, Mapping[str, int]], title: str) -> Table:
+    """step/label by state, as retries and hot fixes show what they reach."""
+    states = [s.value for s in QuantumState if any(s.value in row for row in counts.values())]
+    table = Table("LABEL", *states, "TOTAL", title=title, title_justify="left")
+    for label, row in counts.items():
+        table.add_row(label, *(str(row.get(s, 0)) for s in states), str(sum(row.values())))
+    return table
+
+
+def hours(value: float) -> str:
+    """Core-hours, with a sensible number of digits."""
+    return f"{value * 3600:.1f} s" if value < 0.05 else f"{value:,.2f} h"
+
+
+def _when(value: float) -> str:
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def backlog_table(found: Sequence[BacklogEntry]) -> Table:

@@ -65,7 +65,9 @@ class Case:
         if self.calibration_days:
             return [DagRun("calibration", "calibration_daily", {**instrument, "day_obs": day}) for day in self.calibration_days]
         first, last = self.calibration_span
-        return [DagRun("calibration", "calibration_monthly", {**instrument, "first_day": first, "last_day": last})]
+        # Few frames of each kind: masters alone; maps and fringes want a month of them.
+        few = {"sky": "none", "pixels": "none"}
+        return [DagRun("calibration", "calibration_monthly", {**instrument, "first_day": first, "last_day": last, **few})]
 
 
 def read_case(butler: Butler, instrument: str) -> Case:

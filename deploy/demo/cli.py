@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import click
 from rich.console import Console
 
 from deploy.demo.drive import Drive
 from deploy.demo.prepare import Frames, prepare, simulated
+from deploy.demo.sites import Books, Parts, Pools, Store, default_books, make_home, settle, where
 from deploy.rest import AirflowClient
 from deploy.stack import Stack
 from payloads.camera import Camera
@@ -29,6 +31,16 @@ from workflow.campaigns import Campaigns
 @click.option("--known", type=click.Path(path_type=Path, exists=True), help="Table of known positions: visit, x, y (CSV).")
 @click.option("--preset", default="demo", show_default=True, help="What to simulate: a preset, or a survey's YAML.")
 @click.option("--seed", type=int, help="Another sky.")
+@click.option(
+    "--sites",
+    type=click.Choice(["one", "two"]),
+    default="one",
+    show_default=True,
+    help="One site, or raw data at base, jobs at ncsa and ccin2p3, products at dac-us and dac-chile.",
+)
+@click.option("--store", type=click.Choice(get_args(Store)), default="s3", show_default=True, help="Of --sites two.")
+@click.option("--pools", type=click.Choice(get_args(Pools)), default="htcondor", show_default=True, help="Of --sites two.")
+@click.option("--books", type=click.Choice(get_args(Books)), help="Ledger, registry and catalog of --sites two.")
 def demo(
     home: Path,
     dags: Path,
@@ -38,6 +50,10 @@ def demo(
     known: Path | None,
     preset: str,
     seed: int | None,
+    sites: str,
+    store: Store,
+    pools: Pools,
+    books: Books | None,
 ) -> None:
     """Take raw frames through calibration, templates, a night, the day after and a small release, and report."""
     if bool(data) != bool(instrument):
@@ -46,15 +62,20 @@ def demo(
     seconds: dict[str, float] = {}
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
-    with _stage("frames", console, seconds):
-        frames = (
-            Frames(Camera.load(instrument), data)
-            if data and instrument
-            else simulated(home / "survey", preset, seed, console.print)
-        )
-        case = prepare(home, frames, console.print)
     stack = Stack(home, dags)
+    several = sites == "two"
     try:
+        if several:
+            with _stage("sites", console, seconds):
+                parts = Parts(store=store, pools=pools, database=books or default_books(console.print))
+                make_home(home, parts, console.print)
+        with _stage("frames", console, seconds):
+            frames = (
+                Frames(Camera.load(instrument), data)
+                if data and instrument
+                else simulated(home / "survey", preset, seed, console.print)
+            )
+            case = prepare(home, frames, console.print)
         with _stage("airflow", console, seconds):
             stack.up(console.print)
         with AirflowClient(stack.api_url, "admin", stack.password("admin")) as client:
@@ -64,6 +85,10 @@ def demo(
         with _stage("report", console, seconds):
             rows = _campaigns(home)
             summary = write_report(home, home / "report", case.instrument, frames.truth, known, campaigns=rows)
+        if several:
+            with _stage("copies", console, seconds):
+                settle(home, console.print)
+            summary = {**summary, **where(home)}
         _tell(home, summary, seconds, console)
     finally:
         if keep:

@@ -13,9 +13,11 @@ from workflow.loop import Pace, Stop, run_until_ended
 from workflow.status import CampaignState, CampaignStatus
 
 
-def run_locally(home: Path, dags: Path, runs: Iterable[DagRun]) -> list[CampaignStatus]:
-    """Run the campaign that each DAG run would start, in order; raises at the first that does not succeed."""
-    campaigns = Campaigns.open(home)
+def run_locally(home: Path, dags: Path, runs: Iterable[DagRun], campaigns: Campaigns | None = None) -> list[CampaignStatus]:
+    """Run the campaign that each DAG run would start, in order; raises at the first that does not succeed. `campaigns`: those of
+    the home, where they are open already.
+    """
+    campaigns = campaigns or Campaigns.open(home)
     done = []
     for run in runs:
         conf = read(run.dag, run.conf)

@@ -8,7 +8,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 
-from backbone.errors import TransientError
+from backbone.errors import ChecksumMismatch, TransientError
 from workflow.job import Failure
 
 _TAIL = 4000
@@ -40,7 +40,7 @@ def _class_of(cause: BaseException) -> Failure | None:
         return "out_of_memory"
     if isinstance(cause, FileNotFoundError):
         return "missing_input"
-    if isinstance(cause, (TransientError, ConnectionError)):
+    if isinstance(cause, (TransientError, ChecksumMismatch, ConnectionError)):
         return "infrastructure"
     if isinstance(cause, OSError) and (cause.errno in _HOST or (cause.errno is None and _FULL.search(str(cause)))):
         return "infrastructure"

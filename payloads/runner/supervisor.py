@@ -6,40 +6,36 @@ import gc
 import logging
 import os
 import signal
-import tempfile
 import time
-import uuid
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
-from lsst.daf.butler import Config
-from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
-
 from backbone.endpoint import Endpoint
-from backbone.endpoints import open_endpoint
+from backbone.endpoints import open_endpoint, use_profiles
 from backbone.errors import TransientError
 from payloads.runner import child
 from payloads.runner.failures import of_death
+from payloads.runner.frames import Frame, Reader
 from payloads.runner.report import Reporter
-from workflow.job import EXIT_BROKEN, EXIT_PREEMPTED, EXIT_STORAGE, Failure, JobMessage, Outcome
+from workflow.job import EXIT_BROKEN, EXIT_PREEMPTED, EXIT_STORAGE, NULL, Failure, JobMessage, Outcome, Place
 
 _LOG = logging.getLogger(__name__)
 _WATCH_S = 0.2
 _STARTS = 3
 
 
-def run_job(job: JobMessage) -> int:
-    """Do a job; returns the process's exit code. A quantum's failure is no failure of the job."""
-    endpoint = open_endpoint(job.endpoint.uri, name=job.endpoint.name, **({"url": job.endpoint.url} if job.endpoint.url else {}))
-    reporter = Reporter(job, endpoint)
-    stopping = _Stopping()
-    signal.signal(signal.SIGTERM, stopping)
+def run_job(job: JobMessage, *, stopping: Stopping | None = None, began: float | None = None) -> int:
+    """Do a job; returns its exit code. A quantum's failure is no failure of the job.
+
+    `stopping`: whether the process was asked to end, where others listen too; `began`: when the job did, if not with its process.
+    """
+    endpoint = opened(job.endpoint)
+    reporter = Reporter(job, endpoint, began=began)
+    stopping = stopping or Stopping().install()
     reporter.tick(None)
     try:
-        work = load(job, endpoint)
+        work = _loaded(job, endpoint)
     except TransientError:
         raise
     except Exception as error:
@@ -49,61 +45,62 @@ def run_job(job: JobMessage) -> int:
     return Supervisor(work, reporter, stopping).run()
 
 
-class _Stopping:
+def _loaded(job: JobMessage, endpoint: Endpoint) -> child.Work:
+    if job.graph_key.startswith(NULL):
+        from payloads.runner.null import NullWork
+
+        return NullWork(job)
+    from payloads.runner.quanta import load  # the Butler costs 2 s to import, and the null payload has none
+
+    return load(job, endpoint)
+
+
+def opened(place: Place) -> Endpoint:
+    """The site's endpoint; Butler, which opens it by itself, is told of the same keys."""
+    credentials = Path(place.credentials) if place.credentials else None
+    if credentials:
+        use_profiles(credentials)
+    return open_endpoint(place.uri, name=place.name, url=place.url, credentials=credentials)
+
+
+class Stopping:
     """Whether this process was asked to end."""
 
     def __init__(self) -> None:
         self.asked = False
 
+    def install(self) -> Stopping:
+        """Listen to SIGTERM."""
+        signal.signal(signal.SIGTERM, self)
+        return self
+
     def __call__(self, _signal: int, _frame: Any) -> None:
+        """Of the signal."""
         self.asked = True
-
-
-def load(job: JobMessage, endpoint: Endpoint) -> child.Work:
-    """Graph and configuration of a job, read from its endpoint; the tasks' classes are imported by that."""
-    with tempfile.TemporaryDirectory(prefix="pachon-job-") as folder:
-        graph_path, config_path = Path(folder) / "graph.qg", Path(folder) / "butler.yaml"
-        endpoint.fetch(job.graph_key, graph_path)
-        endpoint.fetch(job.config_key, config_path)
-        config = Config(str(config_path))
-        graph = PredictedQuantumGraph.read_execution_quanta(str(graph_path), quantum_ids=[uuid.UUID(q) for q in job.quanta])
-    quanta = graph.build_execution_quanta()
-    nodes = graph.quantum_only_xgraph
-    wanted = set(job.quanta)
-    order = [str(q) for q in nx.topological_sort(nodes) if str(q) in wanted]
-    return child.Work(
-        job=job,
-        graph=graph,
-        quanta={q: quanta[uuid.UUID(q)] for q in order},
-        labels={q: nodes.nodes[uuid.UUID(q)]["task_label"] for q in order},
-        parents={q: [str(p) for p in nodes.predecessors(uuid.UUID(q)) if str(p) in wanted] for q in order},
-        config=config,
-        root=endpoint.root,
-    )
 
 
 class Supervisor:
     """Watches one child at a time."""
 
-    def __init__(self, work: child.Work, reporter: Reporter, stopping: _Stopping) -> None:
+    def __init__(self, work: child.Work, reporter: Reporter, stopping: Stopping) -> None:
         self._work, self._reporter, self._stopping = work, reporter, stopping
-        self._todo = list(work.quanta)
+        self._todo = list(work.order)
         self._current: str | None = None
         self._begun = time.monotonic()
         self._rss_mb = 0.0
         self._killed_for: Failure | None = None
         self._broken = ""
-        self._peer: Connection | None = None
+        self._judged = 0.0
 
     def run(self) -> int:
         """Until every quantum has an outcome or cannot have one, or the job is told to stop."""
+        gc.unfreeze()  # what an earlier job of this process left
         gc.collect()
         gc.freeze()  # else the collector touches every page, and the child copies them all
         bad_starts = 0
         while self._todo and not self._stopping.asked and bad_starts < _STARTS:
             before = len(self._work.done)
-            pid = self._fork()
-            exit_code = self._watch(pid)
+            exit_code = self._watch(*self._fork())
             self._bury(exit_code)
             bad_starts = bad_starts + 1 if len(self._work.done) == before and exit_code else 0
         return self._end(bad_starts)
@@ -120,53 +117,51 @@ class Supervisor:
             return EXIT_STORAGE
         return code
 
-    def _fork(self) -> int:
-        receiver, sender = Pipe(duplex=False)
+    def _fork(self) -> tuple[int, Reader]:
+        receiver, sender = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                receiver.close()
+                os.close(receiver)
                 child.run(self._work, self._todo, sender)
                 code = 0
             except BaseException:
                 _LOG.exception("job %s: the child failed outside any task", self._work.job.attempt)
             finally:
                 os._exit(code)
-        sender.close()
-        self._peer, self._current, self._killed_for, self._rss_mb = receiver, None, None, 0.0
+        os.close(sender)
+        self._current, self._killed_for, self._rss_mb = None, None, 0.0
         self._begun = time.monotonic()
-        return pid
+        return pid, Reader(receiver)
 
-    def _watch(self, pid: int) -> int:
+    def _watch(self, pid: int, reader: Reader) -> int:
         """Until the child is gone; its exit code, negative for a signal."""
-        assert self._peer is not None  # noqa: S101 (for the type checker)
-        while True:
-            try:
-                if self._peer.poll(_WATCH_S):
-                    self._hear(self._peer.recv())
-            except (EOFError, OSError):
-                break
-            self._judge(pid)
+        while not reader.ended:
+            for frame in reader.read(_WATCH_S):
+                self._hear(frame)
+            if time.monotonic() - self._judged >= _WATCH_S:
+                self._judge(pid)
             self._reporter.tick(self._current)
-        self._peer.close()
+        reader.close()
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    def _hear(self, message: child.Begun | child.Ended | child.Broken) -> None:
-        if isinstance(message, child.Begun):
-            self._current, self._begun, self._rss_mb = message.quantum, time.monotonic(), 0.0
-        elif isinstance(message, child.Broken):
-            self._broken = message.error
-        else:
-            self._record(message.outcome, message.members)
+    def _hear(self, frame: Frame) -> None:
+        if frame.broken:
+            self._broken = frame.broken
+            return
+        if frame.ended is not None:
+            self._record(frame.ended, frame.outcome, frame.members)
+        self._current, self._begun, self._rss_mb = frame.begun, time.monotonic(), 0.0
 
-    def _record(self, outcome: Outcome, members: dict[str, bytes]) -> None:
-        self._work.done[outcome.quantum] = outcome
+    def _record(self, quantum: str, outcome: bytes, members: Mapping[str, bytes]) -> None:
+        self._work.done[quantum] = outcome
         self._current = None
         self._reporter.add(outcome, members)
 
     def _judge(self, pid: int) -> None:
         """Stop a child that is over a limit, or told to."""
+        self._judged = time.monotonic()
         self._rss_mb = max(self._rss_mb, rss_mb(pid))
         if self._killed_for:
             return
@@ -189,7 +184,7 @@ class Supervisor:
             victim = Outcome(
                 quantum=self._current, state="failed", failure_class=failure, error=words, wall_s=wall_s, peak_mb=self._rss_mb
             )
-            self._record(victim, {})
+            self._record(self._current, victim.model_dump_json(exclude_defaults=True).encode(), {})
         self._todo = [] if exit_code == 0 else [q for q in self._todo if q not in self._work.done]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from payloads.camera import Amplifier, Camera, Detector, Filter, HeaderRule, Headers
-from payloads.simulator.config import CameraConfig, SurveyConfig
+from payloads.simulator.config import CameraConfig, FilterConfig, SurveyConfig
 from payloads.simulator.streams import Stream, stream
 
 
@@ -13,9 +13,10 @@ def _section(x: int, y: int, nx: int, ny: int) -> str:
     return f"[{x + 1}:{x + nx},{y + 1}:{y + ny}]"
 
 
-def _amplifiers(config: CameraConfig, rng: np.random.Generator) -> tuple[Amplifier, ...]:
+def _amplifiers(config: CameraConfig, rng: np.random.Generator, curved: np.random.Generator) -> tuple[Amplifier, ...]:
     rows, columns = config.amplifier_grid
     ny, nx = config.size[0] // rows, config.size[1] // columns
+    curves = _linearity(config, curved)
     n = config.amplifiers
     gains = config.gain * (1 + config.gain_spread * np.clip(rng.normal(size=n), -2.5, 2.5))
     noises = config.read_noise_electron * (1 + config.read_noise_spread * np.clip(rng.normal(size=n), -2.5, 2.5))
@@ -31,10 +32,37 @@ def _amplifiers(config: CameraConfig, rng: np.random.Generator) -> tuple[Amplifi
                 place=_section(column * nx, y, nx, ny),
                 gain=round(float(gains[k]), 4),
                 read_noise=round(float(noises[k]), 4),
-                saturation=0.98 * config.full_well_adu,  # a little below the full well, which noise and bias blur
+                # A little below the full well, which noise and bias blur; as it is read.
+                saturation=0.98 * (curves[k][-1][0] if curves else config.full_well_adu),
+                linearity=curves[k] if curves else None,
             )
         )
     return tuple(amplifiers)
+
+
+def _linearity(config: CameraConfig, rng: np.random.Generator) -> list[tuple[tuple[float, float], ...]]:
+    """Of each amplifier, ADU as read and the correction, up to full well; none where the camera is linear."""
+    if not config.nonlinearity:
+        return []
+    part = np.linspace(0, 1, 65)
+    missing = config.nonlinearity * (1 + np.clip(rng.normal(size=config.amplifiers), -2.5, 2.5) / 3)
+    # Compresses more and more, and stays monotonic.
+    shown = 1 - missing[:, None] * (0.6 * part + 0.4 * part**3)
+    curves = zip((config.full_well_adu * part * shown).tolist(), (1 / shown - 1).tolist(), strict=True)
+    return [tuple((round(adu, 4), round(c, 8)) for adu, c in zip(*curve, strict=True)) for curve in curves]
+
+
+def describe(camera: Camera, survey: SurveyConfig) -> Camera:
+    """What camera.yaml says: the camera itself, or what would be known of it before anything was measured."""
+    config = survey.camera
+    if config.described == "truly":
+        return camera
+    nominal = {"gain": config.gain, "read_noise": config.read_noise_electron, "linearity": None}
+    detectors = [
+        d.model_copy(update={"crosstalk": None, "amplifiers": tuple(a.model_copy(update=nominal) for a in d.amplifiers)})
+        for d in camera.detectors
+    ]
+    return camera.model_copy(update={"detectors": tuple(detectors)})
 
 
 def _crosstalk(config: CameraConfig, rng: np.random.Generator) -> tuple[tuple[float, ...], ...]:
@@ -46,6 +74,13 @@ def _crosstalk(config: CameraConfig, rng: np.random.Generator) -> tuple[tuple[fl
     matrix = np.where(apart == 1, near, far)
     np.fill_diagonal(matrix, 0.0)
     return tuple(tuple(round(float(c), 9) for c in row) for row in matrix)
+
+
+def _transmission(config: FilterConfig) -> tuple[tuple[float, float], ...] | None:
+    if config.passes_nm is None:
+        return None
+    blue, red = config.passes_nm
+    return ((blue - 2.5, 0.0), (blue + 2.5, 1.0), (red - 2.5, 1.0), (red + 2.5, 0.0))
 
 
 def _headers(name: str) -> Headers:
@@ -83,7 +118,7 @@ def build_camera(survey: SurveyConfig) -> Camera:
                 id=number,
                 name=f"D{number:02d}",
                 offset_arcsec=((column - (columns - 1) / 2) * pitch_x, (row - (rows - 1) / 2) * pitch_y),
-                amplifiers=_amplifiers(config, rng),
+                amplifiers=_amplifiers(config, rng, stream(survey.seed, Stream.CAMERA, number, 1)),
                 crosstalk=_crosstalk(config, rng),
             )
         )
@@ -93,7 +128,7 @@ def build_camera(survey: SurveyConfig) -> Camera:
         description="Simulated: see payloads/simulator",
         pixel_scale_arcsec=config.pixel_scale_arcsec,
         detectors=tuple(detectors),
-        filters=tuple(Filter(name=name, band=f.band) for name, f in survey.filters.items()),
+        filters=tuple(Filter(name=name, band=f.band, transmission=_transmission(f)) for name, f in survey.filters.items()),
         headers=_headers(config.name),
         nominal_zeropoint_mag=float(np.mean(zeropoints)),
         # Errors are cut at three sigma per axis: the worst is 3 sqrt(2).

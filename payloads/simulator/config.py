@@ -47,6 +47,16 @@ class CameraConfig(_Strict):
     crosstalk: float = Field(3e-4, ge=0, lt=0.1, description="size of the coefficients between neighbouring amplifiers")
     prnu: float = Field(0.005, ge=0, lt=0.1, description="rms of the pixels' response, fraction")
     vignetting: float = Field(0.08, ge=0, lt=0.9, description="loss of light at the corner of the focal plane, fraction")
+    nonlinearity: float = Field(
+        0.0,
+        ge=0,
+        lt=0.2,
+        description="part of the signal that an amplifier does not show at full well; between amplifiers a third",
+    )
+    mono_fringe: float = Field(0.0, ge=0, lt=0.3, description="amplitude of fringes in monochromatic flats of 950 nm and redder")
+    described: Literal["truly", "nominally"] = Field(
+        "truly", description="what camera.yaml says; nominally: mean gain and read noise, no crosstalk, no non-linearity"
+    )
     compression: Literal["none", "rice"] = "none"
 
     @model_validator(mode="after")
@@ -76,6 +86,9 @@ class FilterConfig(_Strict):
     extinction_mag: float = Field(0.1, ge=0, description="per airmass beyond the first")
     fringe: float = Field(0.0, ge=0, lt=0.5, description="amplitude of fringes in the sky (not in flats), fraction of it")
     colour: float = Field(0.0, description="multiple of a source's g-r that adds to its r magnitude")
+    passes_nm: tuple[float, float] | None = Field(
+        None, description="where it passes light, all of it, edges 5 nm wide; None: untold"
+    )
 
 
 _FILTERS = {
@@ -186,6 +199,16 @@ class CalibrationConfig(_Strict):
     flat: int = Field(8, ge=0, description="per filter in use")
     flat_s: float = Field(5.0, gt=0)
     flat_electron: float = Field(25_000.0, gt=0)
+    dome_gradient: float = Field(
+        0.0, ge=0, lt=0.5, description="light of the dome's screen that the sky has not, centre to corner"
+    )
+    monitor_error: float = Field(2e-4, ge=0, description="rms of what the lamp's monitor says (ptc, monoflat), fraction")
+    ptc: int = Field(0, ge=0, description="pairs of flats of equal dose for photon transfer, in the first filter in use")
+    ptc_range: tuple[float, float] = Field((0.01, 0.95), description="of their levels, fraction of full well")
+    spots: int = Field(0, ge=0, description="frames with bright spots on each amplifier, at no place that another lights")
+    mono: int = Field(0, ge=0, description="flats without filter at each wavelength")
+    mono_nm: tuple[float, float, float] = Field((400.0, 1000.0, 1.0), description="first, last, step")
+    mono_electron: float = Field(60_000.0, gt=0, description="at every wavelength: the lamp shines the longer")
 
 
 class ReferenceConfig(_Strict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ Image = NDArray[np.float32]
 class DetectorTruth:
     """Maps (ny, nx) on the trimmed detector: `bias_adu` (structure without the amplifiers' level), `dark_electron_s`, `dead`,
     `hot`, `flat` by filter (median 1); and `throughput` by filter: the light that this median hides, relative to the boresight.
-    `fringes`, between -1 and 1, is None where no filter has any.
+    `fringes`, between -1 and 1, are those of the sky's line, None where no filter has any; `fringe_waves`, that they are the
+    cosine of, is how much the detector's thickness varies, in waves of that line. `dome` by filter is the light of the dome's
+    screen over that of an even sky (median 1), where they differ.
     """
 
     bias_adu: Image
@@ -29,6 +31,8 @@ class DetectorTruth:
     dead: NDArray[np.bool_]
     hot: NDArray[np.bool_]
     fringes: Image | None
+    fringe_waves: Image | None = None
+    dome: dict[str, Image] = field(default_factory=dict)
 
 
 def focal_radius(camera: Camera) -> float:
@@ -111,13 +115,28 @@ def _flats(
     return flats, throughput
 
 
-def _fringes(shape: tuple[int, int], rng: np.random.Generator) -> Image:
-    """Interference of sky lines in a detector whose thickness varies smoothly, by one wave in some 60 px."""
+def _fringe_waves(shape: tuple[int, int], rng: np.random.Generator) -> Image:
+    """Thickness of a detector, in waves of the sky's line; it varies smoothly, by one wave in some 60 px."""
     ny, nx = shape
     x, y = np.arange(nx, dtype=np.float32)[None, :] / nx - 0.5, np.arange(ny, dtype=np.float32)[:, None] / ny - 0.5
     waves = max(shape) / 60
     a, b, c, d, e = (float(k) for k in waves * rng.normal(0, [0.5, 0.5, 1.0, 1.0, 1.0]))
-    return np.asarray(np.cos(2 * np.pi * (a * x + b * y + c * x * x + d * x * y + e * y * y)), dtype=np.float32)
+    return np.asarray(a * x + b * y + c * x * x + d * x * y + e * y * y, dtype=np.float32)
+
+
+def dome_light(survey: SurveyConfig, camera: Camera, detector: Detector) -> dict[str, Image]:
+    """By filter, what the dome's screen adds to an even light: a slope whose direction the filter turns, and a bowl; median 1."""
+    if not survey.calibrations.dome_gradient:
+        return {}
+    u, v = (a.astype(np.float32) for a in focal_grid(camera, detector))
+    screens = {}
+    for number, name in enumerate(survey.filters):
+        angle = np.float32(0.7 + 1.3 * number)
+        slope = np.cos(angle) * u[None, :] + np.sin(angle) * v[:, None]
+        bowl = u[None, :] ** 2 + v[:, None] ** 2
+        screen = 1 + np.float32(survey.calibrations.dome_gradient) * (slope - 0.5 * bowl)
+        screens[name] = np.asarray(screen / np.median(screen), dtype=np.float32)
+    return screens
 
 
 def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> DetectorTruth:
@@ -130,7 +149,8 @@ def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> 
         dead[start : start + ny // 2, column] = True
     hot = (rng.random(detector.shape, dtype=np.float32) < survey.camera.hot_pixel_fraction) & ~dead
     flats, throughput = _flats(survey, camera, detector, dead, rng)
-    fringed = any(f.fringe for f in survey.filters.values())
+    fringed = any(f.fringe for f in survey.filters.values()) or survey.camera.mono_fringe > 0
+    waves = _fringe_waves((ny, nx), stream(survey.seed, Stream.DETECTOR, detector.id, 1)) if fringed else None
     return DetectorTruth(
         bias_adu=_bias(survey, detector, rng),
         dark_electron_s=_dark(survey, hot, rng),
@@ -138,5 +158,7 @@ def detector_truth(survey: SurveyConfig, camera: Camera, detector: Detector) -> 
         throughput=throughput,
         dead=dead,
         hot=hot,
-        fringes=_fringes((ny, nx), stream(survey.seed, Stream.DETECTOR, detector.id, 1)) if fringed else None,
+        fringes=None if waves is None else np.asarray(np.cos(2 * np.pi * waves), dtype=np.float32),
+        fringe_waves=waves,
+        dome=dome_light(survey, camera, detector),
     )

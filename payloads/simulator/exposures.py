@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 from astropy.time import Time
+from numpy.typing import NDArray
 
 from payloads.ids import exposure_id
 from payloads.simulator.config import FieldConfig, SurveyConfig, SurveyConfigError
@@ -17,6 +19,7 @@ from payloads.simulator.wcs import Pointing, tangent_to_sky
 
 _READOUT_S = 3.0
 _LOWEST_ALTITUDE_DEG = 20.0
+_MIDDLE_NM, _REACH_NM = 700.0, 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class Planned:
 
     day_obs: int
     seq_num: int
-    kind: str  # science, bias, dark, flat
+    kind: str  # science, bias, dark, flat, ptc, spots, monoflat
     filter: str | None
     mjd_begin: float  # TAI
     exposure_s: float
@@ -33,6 +36,8 @@ class Planned:
     field: int | None = None
     target: Pointing | None = None
     airmass: float | None = None
+    light: float | None = None  # electrons of a lamp
+    wavelength_nm: float | None = None
 
     @property
     def id(self) -> int:
@@ -85,6 +90,13 @@ def airmass_at(survey: SurveyConfig, ra_deg: float, dec_deg: float, mjd_tai: flo
     return float(1 / sine)
 
 
+def monochromatic_throughput(nm: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+    """Of lamp, mirrors and detector at a wavelength, relative to the best: falls off to the blue and, faster, to the red."""
+    x = (np.asarray(nm, dtype=np.float64) - _MIDDLE_NM) / _REACH_NM
+    value = np.exp(-(x**2) * np.where(x > 0, 1.6, 0.5))
+    return float(value) if value.ndim == 0 else value
+
+
 def _visit_filters(field: FieldConfig, template_night: bool) -> list[str]:
     """Filters in the order of observation: one visit in each, again and again, until all are done."""
     wanted = field.template_visits if template_night and field.template_visits is not None else field.visits
@@ -98,16 +110,26 @@ def filters_in_use(survey: SurveyConfig) -> list[str]:
     return [name for name in survey.filters if name in used]
 
 
-def _calibrations(survey: SurveyConfig, begin: float) -> list[tuple[str, str | None, float, float]]:
-    """(kind, filter, begin, seconds) of an afternoon's calibrations."""
+def _calibrations(survey: SurveyConfig, begin: float) -> list[dict[str, Any]]:
+    """Kind, filter, begin, seconds, and where it is a lamp's its light, of an afternoon's calibrations."""
     c = survey.calibrations
-    wanted: list[tuple[str, str | None, float]] = []
-    wanted += [("bias", None, 0.0)] * c.bias + [("dark", None, c.dark_s)] * c.dark
-    wanted += [("flat", name, c.flat_s) for name in filters_in_use(survey) for _ in range(c.flat)]
+    wanted: list[dict[str, Any]] = []
+    wanted += [{"kind": "bias", "exposure_s": 0.0}] * c.bias + [{"kind": "dark", "exposure_s": c.dark_s}] * c.dark
+    filters = filters_in_use(survey)
+    wanted += [{"kind": "flat", "filter": name, "exposure_s": c.flat_s} for name in filters for _ in range(c.flat)]
+    full = survey.camera.full_well_adu * survey.camera.gain
+    for light in full * np.linspace(*c.ptc_range, c.ptc):
+        seconds = c.flat_s * float(light) / c.flat_electron
+        wanted += [{"kind": "ptc", "filter": filters[0], "exposure_s": seconds, "light": float(light)}] * 2
+    wanted += [{"kind": "spots", "exposure_s": c.flat_s}] * c.spots
+    first, last, step = c.mono_nm
+    for nm in first + step * np.arange(round((last - first) / step) + 1):
+        lamp = {"light": c.mono_electron / float(monochromatic_throughput(float(nm))), "wavelength_nm": float(nm)}
+        wanted += [{"kind": "monoflat", "exposure_s": c.flat_s, **lamp}] * c.mono
     rows = []
-    for kind, name, seconds in wanted:
-        rows.append((kind, name, begin, seconds))
-        begin += (seconds + _READOUT_S) / 86_400
+    for row in wanted:
+        rows.append({"filter": None, "mjd_begin": begin, **row})
+        begin += (row["exposure_s"] + _READOUT_S) / 86_400
     return rows
 
 
@@ -119,11 +141,9 @@ def schedule(survey: SurveyConfig) -> list[Planned]:
         day_obs = day.year * 10_000 + day.month * 100 + day.day
         midnight = _local_midnight(survey, day)
         taken = 0
-        for kind, name, begin, seconds in _calibrations(survey, midnight - 9 / 24):
+        for row in _calibrations(survey, midnight - 9 / 24):
             taken += 1
-            planned.append(
-                Planned(day_obs=day_obs, seq_num=taken, kind=kind, filter=name, mjd_begin=begin, exposure_s=seconds, night=night)
-            )
+            planned.append(Planned(day_obs=day_obs, seq_num=taken, night=night, **row))
         planned += _science(survey, night, day_obs, midnight, taken)
     return planned
 

@@ -10,8 +10,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from payloads.camera import Detector
+from payloads.simulator import dome
+from payloads.simulator.config import SurveyConfig
 from payloads.simulator.detector import DetectorTruth, Image, detector_truth
-from payloads.simulator.exposures import Planned, conditions
+from payloads.simulator.exposures import Planned, conditions, monochromatic_throughput
 from payloads.simulator.headers import raw_header, raw_name
 from payloads.simulator.scene import Frame, Scene, make_scene
 from payloads.simulator.signal import collect, cosmic_rays, read_out
@@ -28,13 +30,28 @@ def expected_light(world: World, exposure: Planned, detector: Detector, truth: D
         return make_scene(Frame(world, exposure, conditions(survey, exposure), detector, truth))
     if exposure.kind == "bias":
         return Scene(expected=np.zeros(detector.shape, dtype=np.float32), rows=_EMPTY)
-    expected = truth.dark_electron_s * np.float32(exposure.exposure_s)
+    dark = truth.dark_electron_s * np.float32(exposure.exposure_s)
+    return Scene(expected=dark + _dome_light(survey, exposure, detector, truth, rng), rows=_EMPTY)
+
+
+def _dome_light(
+    survey: SurveyConfig, exposure: Planned, detector: Detector, truth: DetectorTruth, rng: np.random.Generator
+) -> Image | np.float32:
+    name = str(exposure.filter)
     if exposure.kind == "flat":
-        name = str(exposure.filter)
         # The lamp is not quite the same twice.
-        lamp = survey.calibrations.flat_electron * truth.throughput[name] * (1 + 0.01 * float(np.clip(rng.normal(), -3, 3)))
-        expected = expected + truth.flat[name] * np.float32(lamp)
-    return Scene(expected=expected, rows=_EMPTY)
+        light = survey.calibrations.flat_electron * truth.throughput[name] * (1 + 0.01 * float(np.clip(rng.normal(), -3, 3)))
+        flat = truth.flat[name] * np.float32(light)
+        return np.asarray(flat * truth.dome[name]) if truth.dome else flat
+    if exposure.kind == "spots":
+        return dome.spots(exposure, detector, survey.camera.full_well_adu * survey.camera.gain)
+    if exposure.kind == "dark" or exposure.light is None:
+        return np.float32(0)
+    light = exposure.light * dome.lamp(survey, exposure)[0]
+    if exposure.wavelength_nm is None:
+        return truth.flat[name] * np.float32(light)
+    flat = dome.response(survey, truth, exposure.wavelength_nm, detector.id)
+    return flat * np.float32(light * monochromatic_throughput(exposure.wavelength_nm))
 
 
 def make_raw(

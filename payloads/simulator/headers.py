@@ -7,10 +7,11 @@ from astropy.time import Time
 
 from payloads.camera import Detector
 from payloads.simulator.config import SurveyConfig
+from payloads.simulator.dome import lamp
 from payloads.simulator.exposures import Planned
 from payloads.simulator.wcs import cards, detector_wcs
 
-_TYPES = {"science": "OBJECT", "bias": "BIAS", "dark": "DARK", "flat": "FLAT"}
+_TYPES = {"science": "OBJECT"} | {kind: kind.upper() for kind in ("bias", "dark", "flat", "ptc", "spots", "monoflat")}
 
 
 def obs_id(survey: SurveyConfig, exposure: Planned) -> str:
@@ -35,6 +36,11 @@ def raw_header(survey: SurveyConfig, exposure: Planned, detector: Detector) -> f
     header["EXPTIME"] = (0.0 if exposure.kind == "bias" else exposure.exposure_s, "[s]")
     header["DARKTIME"] = (0.0 if exposure.kind == "bias" else exposure.exposure_s, "[s]")
     header["FILTER"] = (exposure.filter or "none", "physical filter")
+    if exposure.light is not None:
+        asked = exposure.light / survey.calibrations.flat_electron
+        header["MONITOR"] = (round(asked * lamp(survey, exposure)[1], 8), "dose of light, as the lamp's monitor has it")
+    if exposure.wavelength_nm is not None:
+        header["WAVELEN"] = (exposure.wavelength_nm, "[nm] of the light")
     header["PROGRAM"] = ("survey" if exposure.kind == "science" else "calibration", "why it was taken")
     header["OBJECT"] = (survey.fields[exposure.field].name if exposure.field is not None else _TYPES[exposure.kind], "target")
     if exposure.target is not None and exposure.airmass is not None:

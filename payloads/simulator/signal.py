@@ -1,7 +1,7 @@
 """From expected electrons to the integers of a raw frame, in the order in which a camera does it.
 
-Photons arrive (Poisson), cosmic rays strike, pixels fill up and bleed along columns, amplifiers turn electrons into
-ADU and hear each other (crosstalk), and bias, read noise and rounding come last.
+Photons arrive (Poisson), cosmic rays strike, pixels fill up and bleed along columns, amplifiers turn electrons into ADU (fewer
+for each, the fuller, where they are not linear) and hear each other (crosstalk); bias, read noise and rounding come last.
 So instrument signature removal can undo it backwards with camera.yaml alone.
 """
 
@@ -72,6 +72,10 @@ def read_out(
     full = np.float32(config.full_well_adu)
     segments = [electrons[parse_section(a.place)] / np.float32(a.gain) for a in amplifiers]
     signal = np.stack([np.minimum(bleed(s, config.full_well_adu) if config.bleed else s, full) for s in segments])
+    for plane, amplifier in zip(signal, amplifiers, strict=True):
+        if amplifier.linearity is not None:
+            read, correction = np.array(amplifier.linearity).T
+            plane[:] = np.interp(plane, read * (1 + correction), read)
     if detector.crosstalk is not None:
         matrix = np.array(detector.crosstalk, dtype=np.float32)
         signal = signal + (matrix @ signal.reshape(len(amplifiers), -1)).reshape(signal.shape)

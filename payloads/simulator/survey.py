@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from payloads.camera import Camera
+from payloads.simulator.camera import describe
 from payloads.simulator.config import SurveyConfig
 from payloads.simulator.detector import DetectorTruth, detector_truth
 from payloads.simulator.frames import make_raw, write_raw
@@ -150,7 +151,7 @@ def simulate_survey(config: SurveyConfig, out: Path, progress: Progress | None =
     world = make_world(config)
     out.mkdir(parents=True, exist_ok=True)
     write_resolved(config, out)
-    (out / "camera.yaml").write_text(yaml.safe_dump(world.camera.to_dict(), sort_keys=False))
+    (out / "camera.yaml").write_text(yaml.safe_dump(describe(world.camera, config).to_dict(), sort_keys=False))
     write_table(out / "refcat.parquet", reference_catalogue(config, world.stars))
     write_table(out / "telemetry.parquet", telemetry(config, world.planned))
     write_catalogues(world, out)

@@ -125,7 +125,7 @@ def telemetry(survey: SurveyConfig, planned: list[Planned]) -> Rows:
 
 
 def write_detector(truth: DetectorTruth, number: int, out: Path) -> None:
-    """The maps of one detector as .npy below truth/detectors; gain, read noise and crosstalk are those of camera.yaml."""
+    """The maps of one detector as .npy below truth/detectors; gain, read noise and crosstalk are in tables."""
     folder = out / f"truth/detectors/{number:03d}"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "bias_adu.npy", truth.bias_adu)
@@ -134,12 +134,13 @@ def write_detector(truth: DetectorTruth, number: int, out: Path) -> None:
     np.save(folder / "hot.npy", truth.hot)
     if truth.fringes is not None:
         np.save(folder / "fringes.npy", truth.fringes)
-    for name, flat in truth.flat.items():
-        np.save(folder / f"flat_{name}.npy", flat)
+    for kind, images in (("flat", truth.flat), ("dome", truth.dome)):
+        for name, image in images.items():
+            np.save(folder / f"{kind}_{name}.npy", image)
 
 
 def detector_rows(world: World, throughput: dict[int, dict[str, float]]) -> dict[str, Rows]:
-    """Tables of amplifiers, crosstalk and throughput, long form."""
+    """Tables of amplifiers, crosstalk, linearity and throughput, long form; none without rows."""
     amplifiers = [
         {
             "detector": d.id,
@@ -158,10 +159,16 @@ def detector_rows(world: World, throughput: dict[int, dict[str, float]]) -> dict
         for i in range(len(d.amplifiers))
         for j in range(len(d.amplifiers))
     ]
+    linearity = [
+        {"detector": d.id, "amplifier": a.name, "adu": adu, "correction": correction}
+        for d in world.camera.detectors
+        for a in d.amplifiers
+        for adu, correction in a.linearity or ()
+    ]
     light = [
         {"detector": d, "filter": f, "throughput": value} for d, per in sorted(throughput.items()) for f, value in per.items()
     ]
-    tables = {"amplifiers": amplifiers, "crosstalk": crosstalk, "throughput": light}
+    tables = {"amplifiers": amplifiers, "crosstalk": crosstalk, "linearity": linearity, "throughput": light}
     return {name: {key: np.array([row[key] for row in rows]) for key in rows[0]} for name, rows in tables.items() if rows}
 
 

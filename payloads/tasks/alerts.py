@@ -18,7 +18,7 @@ from payloads.association import AssociationConfig, associate, summarise
 from payloads.cutouts import CutoutMaker
 from payloads.psf import PsfModel
 from payloads.skymap import SkyMap
-from payloads.tasks.calibration import plane_of
+from payloads.tasks.planes import plane_of
 
 _FRAME = ("instrument", "visit", "detector")
 _TRACT = ("instrument", "skymap", "tract")

@@ -30,7 +30,7 @@ from payloads.isr import Plane
 from payloads.mask import UNUSABLE, Mask, any_set
 from payloads.psf import PsfModel
 from payloads.skymap import SkyMap
-from payloads.tasks.calibration import image_of, plane_of
+from payloads.tasks.planes import image_of, plane_of
 from payloads.warp import PixelMap
 
 _FRAME = ("instrument", "visit", "detector")

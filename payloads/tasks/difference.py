@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import astropy.units as u
@@ -17,19 +17,16 @@ from lsst.pipe.base import connectionTypes as cT
 
 from payloads.dia_catalog import dia_source_table
 from payloads.dia_sources import DiaSourceConfig, Score, detect, psf_field
-from payloads.difference import Difference, DifferenceConfig, Image, merge_templates, spread_mask, subtract
+from payloads.difference import Difference, DifferenceConfig, Image, spread_mask, subtract
 from payloads.formatters import wcs_of
 from payloads.isr import Plane
 from payloads.kernel import KernelConfig
-from payloads.mask import Mask, any_set
 from payloads.psf import PsfModel
-from payloads.reliability import ReliabilityConfig
-from payloads.tasks.calibration import image_of, plane_of
-from payloads.warp import PixelMap, warp_pixels
+from payloads.tasks.planes import image_of, plane_of
+from payloads.template import NoTemplate, TemplatePatch, warp_template
 
 _FRAME = ("instrument", "visit", "detector")
 _PATCH_BAND = ("skymap", "tract", "patch", "band")
-TEMPLATE_ZEROPOINT_MAG = 27.0
 
 
 class DifferenceConnections(pipe_base.PipelineTaskConnections, dimensions=_FRAME):
@@ -112,8 +109,7 @@ class DifferenceTask(pipe_base.PipelineTask):
         plane, model = plane_of(calexp), PsfModel.from_ccddata(psf)
         wcs, zeropoint = wcs_of(solution["wcs"]), float(solution["zeropoint_mag"])
         science = Image(data=plane.data, variance=plane.variance, mask=plane.mask, fwhm_px=model.fwhm_px)
-        template = self._template(templates, template_psfs, wcs, plane.data.shape)
-        template = template.scaled(10 ** (0.4 * (zeropoint - TEMPLATE_ZEROPOINT_MAG)))
+        template = self._template(templates, template_psfs, wcs, plane.data.shape, zeropoint)
         config = DifferenceConfig(
             kernel=KernelConfig(order=self.config.kernel_order, stamp_snr=self.config.stamp_snr),
             decorrelate=self.config.decorrelate,
@@ -131,36 +127,34 @@ class DifferenceTask(pipe_base.PipelineTask):
             band=str(calexp.meta["BAND"]),
             midpoint_mjd_tai=float(calexp.meta["MJD-MID"]),
             processed_mjd_tai=processed_mjd_tai,
-            config=ReliabilityConfig(),
             release=self.config.release,
         )
         self._report(result, score, table)
         return self._outputs(result, template, table, calexp, wcs, fwhm)
 
-    def _template(self, templates: Sequence[Any], psfs: Sequence[Any], wcs: WCS, shape: tuple[int, int]) -> Image:
-        """The patches as one image on the frame's grid, in the template's units; the broadest patch's FWHM."""
+    def _template(
+        self, templates: Sequence[Any], psfs: Sequence[Any], wcs: WCS, shape: tuple[int, int], zeropoint_mag: float
+    ) -> Image:
+        """The patches as one image on the frame's grid, in its electrons."""
         by_patch = {(h.dataId["tract"], h.dataId["patch"]): h for h in psfs}
-        pieces, widths = [], []
-        for handle in sorted(templates, key=lambda h: (h.dataId["tract"], h.dataId["patch"])):
-            coadd = handle.get()
-            plane = plane_of(coadd)
-            pixel_map = PixelMap.between(coadd.wcs, wcs, shape)
-            warped = warp_pixels(plane.data, plane.variance, plane.mask, pixel_map, kernel=self.config.warp_kernel)
-            if any_set(warped.mask, Mask.NO_DATA, shape).all():
-                continue
-            pieces.append((warped.data, warped.variance, warped.mask))
-            model = PsfModel.from_ccddata(by_patch[handle.dataId["tract"], handle.dataId["patch"]].get())
-            widths.append(model.fwhm_px / float(np.sqrt(np.nanmedian(pixel_map.area))))
-        if not pieces:
-            raise pipe_base.NoWorkFound(f"none of {len(templates)} patches of the template reaches the frame")
-        data, variance, mask = merge_templates(pieces)
-        coverage = float(1 - any_set(mask, Mask.NO_DATA, shape).mean())
+
+        def patches() -> Iterator[TemplatePatch]:
+            """One at a time: a frame may overlap many."""
+            for handle in sorted(templates, key=lambda h: (h.dataId["tract"], h.dataId["patch"])):
+                coadd = handle.get()
+                model = PsfModel.from_ccddata(by_patch[handle.dataId["tract"], handle.dataId["patch"]].get())
+                yield TemplatePatch(plane=plane_of(coadd), wcs=coadd.wcs, fwhm_px=model.fwhm_px)
+
+        try:
+            template, coverage = warp_template(patches(), wcs, shape, zeropoint_mag, kernel=self.config.warp_kernel)
+        except NoTemplate as error:
+            raise pipe_base.NoWorkFound(str(error)) from error
         self.metadata["template_coverage"] = coverage
         if coverage < self.config.min_coverage:
             raise pipe_base.NoWorkFound(
                 f"the template covers {coverage:.1%} of the frame, less than {self.config.min_coverage:.1%}"
             )
-        return Image(data=data, variance=variance, mask=mask, fwhm_px=max(widths))
+        return template
 
     def _report(self, result: Difference, score: Score, table: Table) -> None:
         """Quality numbers into the metadata."""

@@ -13,8 +13,11 @@ from lsst.pipe.base import connectionTypes as cT
 from payloads.camera import Camera
 from payloads.exposure import ExposureFacts
 from payloads.formatters import wcs_of
+from payloads.fringes import subtract_fringes
 from payloads.isr import prepare, remove_signature
-from payloads.tasks.calibration import image_of, plane_of
+from payloads.response import measured
+from payloads.tasks.planes import image_of, plane_of
+from payloads.tasks.products import calibration
 
 _FRAME = ("instrument", "exposure", "detector")
 
@@ -44,6 +47,12 @@ class IsrConnections(pipe_base.PipelineTaskConnections, dimensions=_FRAME):
         dimensions=("instrument", "detector", "physical_filter"),
         isCalibration=True,
     )
+    crosstalk = calibration("crosstalk", optional=True, table=True)
+    ptc = calibration("ptc", optional=True, table=True)
+    linearity = calibration("linearity", optional=True, table=True)
+    bad_pixels = calibration("bad_pixels", optional=True)
+    illumination = calibration("illumination", optional=True, filtered=True)
+    fringe = calibration("fringe", optional=True, filtered=True)
     post_isr = cT.Output(doc="electrons, variance, mask", name="post_isr", storageClass="CCDData", dimensions=_FRAME)
 
     def __init__(self, *, config: Any = None) -> None:
@@ -96,9 +105,15 @@ class IsrTask(pipe_base.PipelineTask):
         bias: CCDData,
         dark: CCDData | None = None,
         flat: CCDData | None = None,
+        crosstalk: dict[str, Any] | None = None,
+        ptc: dict[str, Any] | None = None,
+        linearity: dict[str, Any] | None = None,
+        bad_pixels: CCDData | None = None,
+        illumination: CCDData | None = None,
+        fringe: CCDData | None = None,
     ) -> pipe_base.Struct:
-        """`number` is the detector's id; masters as certified."""
-        detector = camera.detector(number)
+        """`number` is the detector's id; products as certified, None where none is."""
+        detector = measured(camera.detector(number), ptc=ptc, linearity=linearity, crosstalk=crosstalk)
         prepared = prepare(raw.data, detector, mode=self.config.overscan, smooth_rows=self.config.overscan_smooth_rows)
         plane, quality = remove_signature(
             prepared,
@@ -107,14 +122,19 @@ class IsrTask(pipe_base.PipelineTask):
             dark=plane_of(dark),
             flat=plane_of(flat),
             dark_time_s=facts.dark_time_s,
+            illumination=plane_of(illumination),
+            bad_pixels=plane_of(bad_pixels),
             grow_saturated_px=self.config.grow_saturated_px,
         )
+        pattern, cards = plane_of(fringe), facts.to_meta()
+        if pattern is not None:
+            plane, cards["FRINGEA"] = subtract_fringes(plane, pattern.data)
         for name, value in vars(quality).items():
             self.metadata[name] = value
         self.metadata["dark_subtracted"] = dark is not None
         if dark is None and self.config.do_dark:
             self.log.info("no dark is certified for this frame: none is subtracted")
-        image = image_of(plane, u.electron, facts.to_meta())
+        image = image_of(plane, u.electron, cards)
         if camera.wcs == "header":
             image.wcs = wcs_of(raw.meta)
         return pipe_base.Struct(post_isr=image)

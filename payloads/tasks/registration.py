@@ -17,7 +17,8 @@ from payloads.detection import SourceFlag
 from payloads.exposure import ExposureFacts
 from payloads.matching import NoMatch
 from payloads.registration import Registration, RegistrationConfig, StarList, choose_reference, register_frames
-from payloads.tasks.sources import NOMINAL_ERR_MAG, config_of, nominal_zeropoint, settings_of
+from payloads.solution import NOMINAL_ERR_MAG, nominal_zeropoint
+from payloads.tasks.sources import config_of, settings_of
 
 _VISIT = ("instrument", "visit", "detector")
 RegistrationSettings = config_of(RegistrationConfig, "RegistrationSettings")

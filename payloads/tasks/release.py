@@ -18,7 +18,7 @@ from payloads.ids import object_id
 from payloads.objects import BandImage, ObjectSettings, measure_objects
 from payloads.psf import PsfModel
 from payloads.skymap import SkyMap
-from payloads.tasks.calibration import plane_of
+from payloads.tasks.planes import plane_of
 
 _FRAME = ("instrument", "visit", "detector")
 _PATCH = ("skymap", "tract", "patch")

@@ -15,26 +15,20 @@ from lsst.pex.config import Config, ConfigField, Field
 from lsst.pipe.base import connectionTypes as cT
 
 from backbone.errors import PermanentError
-from payloads.astrometry import AstrometryConfig, ZeroPoint, measure_zeropoint, solve_astrometry, wcs_cards
+from payloads.astrometry import AstrometryConfig
 from payloads.camera import Camera
 from payloads.characterize import CharacterizeConfig, Characterized, characterize
-from payloads.detection import SourceFlag
 from payloads.exposure import ExposureFacts
 from payloads.ids import source_id
 from payloads.image import MaskedImage
 from payloads.mask import header_cards
 from payloads.matching import NoMatch
-from payloads.pointing import nominal_wcs
+from payloads.solution import initial_wcs, solve
 
-NOMINAL_ERR_MAG = 0.3
 _VISIT = ("instrument", "visit", "detector")
 _CAMERA = cT.PrerequisiteInput(
     doc="what is known of the camera", name="camera", storageClass="StructuredDataDict", dimensions=("instrument",)
 )
-
-
-class NoPointing(PermanentError):
-    """A frame without usable WCS whose header does not say where the telescope pointed."""
 
 
 def config_of(settings: type[Any], name: str) -> type[Config]:
@@ -110,7 +104,7 @@ class CharacterizeTask(pipe_base.PipelineTask):
             np.asarray(frame.mask, dtype=np.uint32),
             settings_of(CharacterizeConfig, self.config.settings),
         )
-        wcs, kind = initial_wcs(frame, facts, camera, number)
+        wcs, kind = initial_wcs(frame.wcs, facts, camera, number)
         meta = {
             **header_cards(),
             **facts.to_meta(),
@@ -138,18 +132,6 @@ class CharacterizeTask(pipe_base.PipelineTask):
         self.metadata["sky_sigma_electron"] = found.sky.sigma
         self.metadata["noise_ratio"] = found.sky.sigma / float(np.sqrt(np.median(variance)))
         self.metadata["n_cosmic_ray_pixels"] = found.n_cosmic_ray_pixels
-
-
-def initial_wcs(frame: CCDData, facts: ExposureFacts, camera: Camera, number: int) -> tuple[WCS, str]:
-    """The WCS to begin with, and its kind: `header` or `nominal`. NoPointing where neither can be had."""
-    if camera.wcs == "header" and frame.wcs is not None:
-        return frame.wcs, "header"
-    if not np.isfinite([facts.ra_deg, facts.dec_deg]).all():
-        raise NoPointing(
-            f"camera {camera.name}: neither WCS nor pointing in the header; give tracking_ra, tracking_dec in its YAML"
-        )
-    rotation = facts.rotation_deg if np.isfinite(facts.rotation_deg) else 0.0
-    return nominal_wcs(camera, number, facts.ra_deg, facts.dec_deg, rotation), "nominal"
 
 
 def source_table(columns: dict[str, np.ndarray], wcs: WCS, first_id: int) -> Table:
@@ -221,38 +203,21 @@ class AstrometryTask(pipe_base.PipelineTask):
         band = facts.band
         column = f"mag_{band}"
         mag = np.asarray(reference[column], dtype=np.float64) if column in reference.colnames else _any_mag(reference)
-        stars = src[(np.asarray(src["flags"]) & ~int(SourceFlag.BLENDED)) == 0]
-        found = solve_astrometry(
-            np.asarray(stars["x"]),
-            np.asarray(stars["y"]),
-            np.asarray(stars["psfFlux"]),
-            np.asarray(reference["ra"], dtype=np.float64),
-            np.asarray(reference["dec"], dtype=np.float64),
-            mag,
+        found = solve(
+            {name: np.asarray(src[name]) for name in src.colnames},
+            (np.asarray(reference["ra"], dtype=np.float64), np.asarray(reference["dec"], dtype=np.float64), mag),
             initial,
-            camera.detector(number).shape,
+            facts,
+            camera,
+            number,
             settings_of(AstrometryConfig, self.config.settings),
+            photometric=column in reference.colnames,
         )
-        zero = None
-        if column in reference.colnames:
-            matched = stars[found.source]
-            single = np.asarray(matched["isStar"]) & (np.asarray(matched["flags"]) == 0)
-            zero = measure_zeropoint(
-                np.asarray(matched["psfFlux"])[single],
-                np.asarray(matched["psfFluxErr"])[single],
-                mag[found.reference][single],
-            )
-        solution = {
-            "wcs": wcs_cards(found.wcs),
-            "wcs_kind": "refcat",
-            **zeropoint_entries(zero, facts, camera),
-            "n_matched": len(found.source),
-            "rms_pix": found.rms_px,
-        }
+        solution, zero = found.entries, found.zero
         for name in ("n_matched", "rms_pix", "zeropoint_mag", "zeropoint_err", "zeropoint_kind"):
             self.metadata[name] = solution[name]
-        self.metadata["sip_order"] = found.order
-        self.metadata["pointing_offset_arcsec"] = found.offset_arcsec
+        self.metadata["sip_order"] = found.astrometry.order
+        self.metadata["pointing_offset_arcsec"] = found.astrometry.offset_arcsec
         self.metadata["zeropoint_scatter_mag"] = zero.scatter if zero else float("nan")
         self.metadata["n_zeropoint_stars"] = zero.n if zero else 0
         return pipe_base.Struct(visit_solution=solution)
@@ -264,19 +229,6 @@ def read_shards(handles: list[Any]) -> Table:
     if not tables:
         raise NoMatch("no reference catalogue overlaps this visit: ingest one, or run register in place of astrometry")
     return vstack(tables, metadata_conflicts="silent") if len(tables) > 1 else tables[0]
-
-
-def zeropoint_entries(zero: ZeroPoint | None, facts: ExposureFacts, camera: Camera) -> dict[str, Any]:
-    """Zero point of `visit_solution`; without a measured one the camera's nominal, of an error that thin clouds alone would
-    make."""
-    if zero is not None:
-        return {"zeropoint_mag": zero.mag, "zeropoint_err": zero.err, "zeropoint_kind": "refcat"}
-    return {"zeropoint_mag": nominal_zeropoint(camera, facts), "zeropoint_err": NOMINAL_ERR_MAG, "zeropoint_kind": "nominal"}
-
-
-def nominal_zeropoint(camera: Camera, facts: ExposureFacts) -> float:
-    """AB mag of one electron in the exposure, as far as the camera's description knows."""
-    return camera.nominal_zeropoint_mag + 2.5 * float(np.log10(max(facts.exposure_time_s, 1e-3)))
 
 
 def _any_mag(reference: Table) -> np.ndarray:

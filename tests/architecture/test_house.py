@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("backbone", "deploy", "operators", "payloads", "workflow")
+PACKAGES = ("backbone", "deploy", "operators", "payloads", "services", "workflow")
 MODULES = [path for package in (*PACKAGES, "dags") for path in sorted((ROOT / package).rglob("*.py"))]
 
 

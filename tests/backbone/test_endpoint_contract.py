@@ -1,45 +1,62 @@
 """One suite for every kind of endpoint (docs/adr: protocols with contract suites)."""
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
 
 import boto3
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 
+from backbone.archive import ArchiveEndpoint, ArchiveSettings
+from backbone.endpoint import NewObject
 from backbone.endpoints import open_endpoint
-from backbone.errors import AccessRefused, ObjectAbsent, ObjectExists, PermanentError, TransientError
+from backbone.errors import AccessRefused, ChecksumMismatch, ObjectAbsent, ObjectExists, PermanentError, TransientError
 from backbone.folder import FolderEndpoint
 from backbone.s3 import S3Endpoint
 
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
 
-@pytest.fixture(scope="session")
-def s3_url():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+NOT_OF_AN_ARCHIVE = {
+    "test_second_put_replaces_the_first": "it is written once",
+    "test_delete_is_repeatable": "it keeps what it has",
+    "test_discard_leaves_nothing_of_a_folder_but_what_is_to_be_kept": "it keeps what it has",
+    "test_a_stream_is_stored_if_it_is_what_is_said_of_it": "it takes whole objects, in two copies",
+    "test_a_stream_that_is_something_else_leaves_nothing": "it takes whole objects, in two copies",
+    "test_a_stream_that_breaks_says_why_and_leaves_nothing": "it takes whole objects, in two copies",
+}
 
 
-@pytest.fixture(params=["folder", "s3"])
-def endpoint(request, tmp_path):
-    if request.param == "folder":
-        yield FolderEndpoint(tmp_path / "endpoint", name="folder")
+@pytest.fixture(params=["folder", "s3", "archive", "faulty"])
+def endpoint(request, tmp_path, faulty):
+    if request.param in ("folder", "faulty"):
+        folder = FolderEndpoint(tmp_path / "endpoint", name="folder")
+        if request.param == "faulty" and "stream" in request.function.__name__:
+            pytest.skip("the faulty endpoint knows no streams, so that copies go the other way too")
+        yield folder if request.param == "folder" else faulty(folder)
         return
-    url = request.getfixturevalue("s3_url")
-    bucket = f"b{os.urandom(6).hex()}"
-    client = boto3.client("s3", endpoint_url=url, config=Config(max_pool_connections=20), **CREDENTIALS)
-    client.create_bucket(Bucket=bucket)
-    yield S3Endpoint(bucket, "some/prefix", name="s3", client=client)
-    client.close()
+    if request.param == "archive":
+        if why := NOT_OF_AN_ARCHIVE.get(request.function.__name__):
+            pytest.skip(f"an archive: {why}")
+        copies = [FolderEndpoint(tmp_path / name, name=name) for name in ("near", "off-site")]
+        yield ArchiveEndpoint(*copies, name="archive", folder=tmp_path / "recall", settings=ArchiveSettings(mount_s=0.01))
+        return
+    store, credentials = request.getfixturevalue("object_store"), request.getfixturevalue("credentials")
+    with open_endpoint(store.uri("first", f"tests/{uuid.uuid4().hex}"), name="s3", credentials=credentials) as opened:
+        yield opened
+
+
+@pytest.fixture
+def s3_endpoint(object_store, credentials):
+    with open_endpoint(object_store.uri("first", f"tests/{uuid.uuid4().hex}"), name="s3", credentials=credentials) as opened:
+        yield opened
 
 
 def test_bytes_come_back_as_they_were_put(endpoint):
@@ -48,6 +65,15 @@ def test_bytes_come_back_as_they_were_put(endpoint):
     assert endpoint.get("a/b/c.bin") == content
     assert put == endpoint.info("a/b/c.bin")
     assert (put.size, put.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_an_object_carries_what_it_is_about(endpoint):
+    about = {"owner": "José", "tags": '["a"]', "created": "1.5"}
+    endpoint.put("a/k", b"x", about=about)
+    endpoint.put("a/plain", b"x")
+    assert endpoint.info("a/k").about == about
+    assert endpoint.info("a/plain").about == {}
+    assert list(endpoint.list("")) == ["a/k", "a/plain"]
 
 
 def test_a_file_of_several_parts_comes_back_and_is_fetched_whole(endpoint, tmp_path):
@@ -141,17 +167,34 @@ def test_discard_takes_one_folder_alone(endpoint, prefix):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\x00b", "a\nb", "a\\b", "ﬁle", "x" * 1025]
+    "key",
+    [
+        *("", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\x00b", "a\nb", "a\\b", "x" * 1025),
+        *("\ufb01le", "\u2024\u2024/x"),  # a ligature; two dots that are one sign each
+        *("r\u0430w/1", "cal/\u0455kyflat"),  # letters of Cyrillic in Latin words
+        *("a\u2215b", "a\u200bb", "a\u202eb"),  # a slash that is none; no width; the other direction of writing
+    ],
 )
-def test_tricks_with_names_are_refused(endpoint, key):
+def test_tricks_with_names_are_refused_and_logged(endpoint, key, caplog):
     for action in (
         lambda: endpoint.put(key, b"x"),
         lambda: endpoint.get(key),
         lambda: endpoint.info(key),
         lambda: endpoint.delete(key),
     ):
+        caplog.clear()
         with pytest.raises(AccessRefused, match="refused"):
             action()
+        # Of warnings: whatever ran before in this process may have made libraries more talkative.
+        assert [r.name for r in caplog.records if r.levelname == "WARNING"] == ["backbone.refused"]
+        assert repr(key) in caplog.text
+
+
+@pytest.mark.parametrize("key", ["día/ángulo 1", "снимок/1", "観測/生データ/raw 1"])
+def test_names_in_other_tongues_are_names(endpoint, key):
+    endpoint.put(key, b"x")
+    assert list(endpoint.list("")) == [key]
+    assert endpoint.get(key) == b"x"
 
 
 def test_key_with_a_hash_and_spaces_is_just_a_key(endpoint):
@@ -191,12 +234,16 @@ def test_killed_writer_leaves_nothing_visible(tmp_path):
     """Kill -9 in the middle of a large put: the key is absent, and a later put succeeds."""
     fifo = tmp_path / "slow"
     os.mkfifo(fifo)
-    code = "import sys, pathlib; from backbone.folder import FolderEndpoint, _PART; import backbone.folder as f\n"
-    code += "f.sha256_of = lambda c: 'x'\nFolderEndpoint(sys.argv[1], name='e').put('a/k', pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib; from backbone.folder import FolderEndpoint\n"
+    code += "FolderEndpoint(sys.argv[1], name='e').put('a/k', pathlib.Path(sys.argv[2]))"
     writer = subprocess.Popen([sys.executable, "-c", code, tmp_path / "e", fifo])
     with fifo.open("wb") as pipe:
         pipe.write(b"x" * 4096)
         pipe.flush()
+        limit = time.monotonic() + 60
+        while not list((tmp_path / "e").glob("a/*")):
+            assert time.monotonic() < limit, "the writer never began"
+            time.sleep(0.01)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     endpoint = FolderEndpoint(tmp_path / "e", name="e")
@@ -210,14 +257,60 @@ def test_killed_writer_leaves_nothing_visible(tmp_path):
     assert not (tmp_path / "e" / "a").exists()
 
 
-def test_upload_of_a_killed_writer_is_discarded(s3_url):
-    client = boto3.client("s3", endpoint_url=s3_url, **CREDENTIALS)
-    client.create_bucket(Bucket="halves")
-    for key in ("p/a/k", "p/b/k"):
-        client.create_multipart_upload(Bucket="halves", Key=key)
-    S3Endpoint("halves", "p", name="s3", client=client).discard("a/")
-    assert [u["Key"] for u in client.list_multipart_uploads(Bucket="halves")["Uploads"]] == ["p/b/k"]
-    client.close()
+def test_upload_of_a_killed_writer_is_discarded(object_store, credentials):
+    with open_endpoint(object_store.uri("first", "halves"), name="s3", credentials=credentials) as endpoint:
+        client = endpoint._client
+        for key in ("halves/a/k", "halves/b/k"):
+            client.create_multipart_upload(Bucket="first", Key=key)
+        endpoint.discard("a/")
+        assert [u["Key"] for u in client.list_multipart_uploads(Bucket="first", Prefix="halves/")["Uploads"]] == ["halves/b/k"]
+
+
+def test_a_stream_is_stored_if_it_is_what_is_said_of_it(endpoint):
+    content = os.urandom(300_000)
+    said = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "about": {"owner": "anna"}}
+    put = endpoint.put_stream("a/k", io.BytesIO(content), **said)
+    assert put == endpoint.info("a/k")
+    assert endpoint.info("a/k").about == {"owner": "anna"}
+    with endpoint.open("a/k") as stream:
+        assert stream.read(1000) + stream.read() == content
+
+
+@pytest.mark.parametrize("wrong", ["bytes", "shorter", "longer"])
+def test_a_stream_that_is_something_else_leaves_nothing(endpoint, wrong):
+    content = os.urandom(300_000)
+    said = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "about": {}}
+    other = {"bytes": content[:-1] + bytes([content[-1] ^ 1]), "shorter": content[:-1], "longer": content + b"x"}[wrong]
+    with pytest.raises(ChecksumMismatch, match="a/k"):
+        endpoint.put_stream("a/k", io.BytesIO(other), **said)
+    with pytest.raises(ObjectAbsent):
+        endpoint.info("a/k")
+
+
+def test_a_stream_that_breaks_says_why_and_leaves_nothing(endpoint):
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= 100_000:
+                raise TransientError("the other side is gone")
+            return super().read(min(size, 100_000) if size and size > 0 else 100_000)
+
+    with pytest.raises(TransientError, match="the other side is gone"):
+        endpoint.put_stream("a/k", Broken(bytes(300_000)), size=300_000, sha256="0" * 64, about={})
+    with pytest.raises(ObjectAbsent):
+        endpoint.info("a/k")
+
+
+def test_many_small_objects_go_and_come_each_with_its_own_answer(s3_endpoint):
+    contents = {f"many/{n}": os.urandom(n * 100) for n in range(40)}
+    put = s3_endpoint.put_many([NewObject(key=key, content=content, about={"n": key}) for key, content in contents.items()])
+    assert put == [s3_endpoint.info(key) for key in contents]
+    assert s3_endpoint.info("many/7").about == {"n": "many/7"}
+    got = s3_endpoint.get_many([*contents, "many/none", "../x"])
+    assert got[:40] == list(contents.values())
+    assert isinstance(got[40], ObjectAbsent)
+    assert isinstance(got[41], AccessRefused)
+    wrong = s3_endpoint.put_many([NewObject(key="many/wrong", content=b"x", sha256="0" * 64)])
+    assert isinstance(wrong[0], ChecksumMismatch)
 
 
 def test_endpoints_open_by_uri(tmp_path):

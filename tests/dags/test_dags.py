@@ -6,14 +6,17 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import pendulum
 import pytest
 import sqlalchemy
 import yaml
 from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 from operators import door, engine
 from operators.campaign import CampaignStepOperator, StartCampaignOperator
-from operators.conf import SCHEMAS
+from operators.conf import SCHEMAS, read
 from workflow.production import Production
 from workflow.states import CampaignState, StepState
 from workflow.status import CampaignReport, CampaignStatus, StepStatus
@@ -152,3 +155,33 @@ def test_night_runs_through_its_steps_in_order(bag, monkeypatch, tmp_path):
     assert run.state == "success"
     steps = ["frames", "difference", "associate", "package"]
     assert engine_fake.log == ["start nightly_simcam_20260101_1", *(f"release {step}" for step in steps)]
+
+
+def test_calibration_steps_are_in_the_order_that_their_tasks_ask_for():
+    from payloads.calibration_order import product_order
+
+    uri = "resource://payloads/pipelines/calibration.yaml"
+    after = {task.makes[0]: set(task.after) for task in product_order(uri)}
+    for cadence in ("daily", "monthly", "annual"):
+        steps = Production.load(DAGS / "productions" / f"calibration_{cadence}.yaml").steps
+        made = [product_order(step.pipeline)[0].makes[0] for step in steps if step.pipeline.startswith(uri)]
+        assert {"bias", "dark", "flat"} <= set(made)
+        assert all(made.index(before) < made.index(one) for one in made for before in after[one] & set(made))
+        assert [step.name for step in steps][-1] == "verify", "nothing is certified before all of it was judged"
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "first", "last"), [("calibration_monthly", 20260301, 20260331), ("calibration_annual", 20250101, 20251231)]
+)
+def test_schedule_starts_the_last_whole_span_when_its_clock_has_moved_on(bag, dag_id, first, last):
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[dag_id])).timetable  # as the scheduler has it
+    restriction = TimeRestriction(earliest=pendulum.datetime(2026, 1, 1), latest=None, catchup=True)
+    now, info = pendulum.datetime(2026, 4, 2), None
+    while following := timetable.next_dagrun_info(
+        last_automated_data_interval=info and info.data_interval, restriction=restriction
+    ):
+        if following.run_after > now:
+            break
+        info = following
+    asked = read(dag_id, {"instrument": "SimCam"}, info.run_after)
+    assert (asked.first_day, asked.last_day) == (first, last)

@@ -55,11 +55,22 @@ def test_chosen_database_stays(tmp_path, monkeypatch):
     assert AirflowSettings(tmp_path, tmp_path, "postgresql").uses_postgres
 
 
-def test_observatory_may_start_the_night_and_the_daily_calibrations_and_nothing_else():
+def test_postgresql_is_fetched_before_the_first_start_and_never_where_something_else_was_chosen(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(airflow.postgres, "obtained", lambda say: asked.append(say) or True)
+    AirflowSettings(tmp_path, tmp_path).obtain(print)
+    assert asked == [print]
+    AirflowSettings(tmp_path, tmp_path, "sqlite").obtain(print)
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow" / "airflow.db").touch()
+    AirflowSettings(tmp_path, tmp_path).obtain(print)
+    assert asked == [print]
+
+
+def test_observatory_may_start_the_night_the_daily_calibrations_and_their_check_and_nothing_else():
     permissions = {tuple(p) for p in load_roles()["roles"]["OCS"]["permissions"]}
-    assert {r for a, r in permissions if a in {"can_create", "can_edit", "can_delete"}} == {
-        "DAG:nightly", "DAG Run:nightly", "DAG:calibration_daily", "DAG Run:calibration_daily"
-    }  # fmt: skip
+    allowed = {f"{what}:{dag}" for what in ("DAG", "DAG Run") for dag in ("nightly", "calibration_daily", "calibration_check")}
+    assert {r for a, r in permissions if a in {"can_create", "can_edit", "can_delete"}} == allowed
 
 
 def test_user_with_an_unknown_role_is_refused(tmp_path):

@@ -23,4 +23,5 @@ def test_a_single_night_is_its_own_template():
 
 def test_calibrations_of_several_days_are_combined_over_their_span():
     runs = stages(Case("cam", calibration_days=(), science_days=(20270101,), calibration_span=(20270101, 20270104)))
-    assert runs[0] == ("calibration_monthly", {"instrument": "cam", "first_day": 20270101, "last_day": 20270104})
+    span = {"instrument": "cam", "first_day": 20270101, "last_day": 20270104}
+    assert runs[0] == ("calibration_monthly", {**span, "sky": "none", "pixels": "none"})

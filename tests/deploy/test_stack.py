@@ -57,6 +57,23 @@ def test_component_that_never_gets_healthy_is_named_with_its_log(tmp_path):
         silent.stop(grace_s=1)
 
 
+def test_server_that_dies_while_programs_start_is_named_and_not_waited_for(tmp_path, monkeypatch):
+    class Dead:
+        name = "postgres"
+
+        def running(self):
+            return False
+
+    monkeypatch.setattr(Stack, "servers", lambda self: [Dead()])
+    silent = Program("airflow-scheduler", ("/bin/sleep", "60"), {}, tmp_path)
+    silent.start()
+    try:
+        with pytest.raises(ProcessDied, match="postgres ended while the programs were starting"):
+            stack(tmp_path)._wait([silent], print)
+    finally:
+        silent.stop(grace_s=1)
+
+
 def test_stack_that_was_never_started_is_all_down(tmp_path):
     assert {s.healthy for s in stack(tmp_path).status()} == {False}
     assert stack(tmp_path).down() == 0

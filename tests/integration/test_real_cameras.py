@@ -7,8 +7,8 @@ asteroid 5945 by hand, the number of sources in a stack of M13.
 # ruff: noqa: T201 - the numbers are half of what this is run for
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ import pytest
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
-from deploy.stack import default_dags
+from deploy.demo.case import read_case
+from payloads.camera import Camera
 from payloads.report.products import Products
+from payloads.repository import open_repository
 from payloads.tracklets import project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -46,51 +48,80 @@ def raw(name):
     return folder
 
 
-def camera(name):
-    from payloads.camera import Camera
+# Run as programs, where warnings of libraries, which the engine's processes do not make errors of, are none.
+COMMON = """
+import sys
+from pathlib import Path
 
-    return Camera.load(ROOT / "payloads" / "cameras" / f"{name}.yaml")
+from deploy.demo.local import run_locally
+from deploy.demo.prepare import Frames, prepare
+from deploy.home import create_home
+from deploy.stack import default_dags
+from payloads.camera import Camera
 
-
-def night(home, folder):
-    """The case as the demo runs it, but for the release."""
-    from deploy.demo.local import run_locally
-    from deploy.demo.prepare import Frames, prepare
-
-    case = prepare(home, Frames(camera("lowell42"), folder), print)
-    run_locally(home, default_dags(), [run for run in case.runs() if run.stage != "release"])
-    return case
-
-
-def release(home, folder):
-    """Masters of several days, as flats came later than the night; the release; and both halves of its frames once more."""
-    from deploy.demo.local import run_locally
-    from deploy.demo.prepare import Frames, prepare
-    from payloads.execute import execute_pipeline
-
-    case = prepare(home, Frames(camera("orion"), folder), print)
-    run_locally(home, default_dags(), [run for run in case.runs() if run.stage in ("calibration", "release")])
-    for half, rest in (("odd", 1), ("even", 0)):
-        execute_pipeline(
-            home / "repo",
-            "resource://payloads/pipelines/release.yaml#deepCoadd,measureObjects",
-            inputs=["releases/demo", "orion/defaults", "skymaps"],
-            run=f"half/{half}",
-            where=f"instrument='orion' AND skymap='orion' AND visit.seq_num % 2 = {rest}",
-        )
-    return case
+root, home, folder, name = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+create_home(home, stay_s=2)
+case = prepare(home, Frames(Camera.load(root / "payloads" / "cameras" / f"{name}.yaml"), folder), print)
 
 
-def in_another_process(work, *arguments):
-    """Where warnings of libraries, which the engine's processes do not make errors of, are none."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+def run(wanted):
+    run_locally(home, default_dags(), [run for run in case.runs() if wanted(run.stage)])
+"""
+
+# The case as the demo runs it, but for the release.
+NIGHT = (
+    COMMON
+    + """
+run(lambda stage: stage != "release")
+"""
+)
+
+# Masters of several days, as flats came later than the night; the release; and both halves of its frames once more.
+RELEASE = (
+    COMMON
+    + """
+from payloads.execute import execute_pipeline
+
+run(lambda stage: stage in ("calibration", "release"))
+for half, rest in (("odd", 1), ("even", 0)):
+    execute_pipeline(
+        home / "repo",
+        "resource://payloads/pipelines/release.yaml#deepCoadd,measureObjects",
+        inputs=["releases/demo", "orion/defaults", "skymaps"],
+        run=f"half/{half}",
+        where=f"instrument='{name}' AND skymap='{name}' AND visit.seq_num % 2 = {rest}",
+    )
+"""
+)
+
+# The demo's own ingest of a folder would need frames of each kind; this one is a single file of another camera.
+INGEST_ONE = """
+import sys
+from pathlib import Path
+
+from deploy.home import create_home
+from payloads.camera import Camera
+from payloads.ingest import ingest
+
+root, home, path, name = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+create_home(home)
+report = ingest(home, Camera.load(root / "payloads" / "cameras" / f"{name}.yaml"), [path])
+assert (report.ingested, len(report.rejected)) == (0, 1), report
+"""
+
+
+def run_program(program, home, folder, name):
+    argv = [sys.executable, "-c", program, str(ROOT), str(home), str(folder), name]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def lowell(tmp_path_factory):
     folder, home = raw("lowell42"), tmp_path_factory.mktemp("lowell42")
-    case = in_another_process(night, home, folder)
+    run_program(NIGHT, home, folder, "lowell42")
+    with open_repository(home / "repo") as butler:
+        case = read_case(butler, "lowell42")
     with Products(home, "lowell42") as products:
         yield case, products
 
@@ -98,7 +129,9 @@ def lowell(tmp_path_factory):
 @pytest.fixture(scope="module")
 def orion(tmp_path_factory):
     folder, home = raw("orion"), tmp_path_factory.mktemp("orion")
-    case = in_another_process(release, home, folder)
+    run_program(RELEASE, home, folder, "orion")
+    with open_repository(home / "repo") as butler:
+        case = read_case(butler, "orion")
     with Products(home, "orion") as products:
         yield case, products
 
@@ -189,8 +222,8 @@ def test_the_list_of_alerts_is_short_enough_to_read(lowell):
     counts = {int(v % 1000): int((alerted & (visits == v)).sum()) for v in np.unique(visits)}
     print(f"alerts by frame: {counts}, of {len(sources) / 8:.0f} DIASources a frame")
     assert len(counts) == 8
-    assert max(counts.values()) <= 65
-    assert np.median(list(counts.values())) <= 40
+    assert max(counts.values()) <= 30
+    assert np.median(list(counts.values())) <= 20
 
 
 def test_orion_gets_its_masters_from_days_apart(orion):
@@ -219,7 +252,7 @@ def test_the_stack_of_m13_has_four_hundred_sources_and_both_halves_have_the_brig
     stack = products.table("object", products.releases)
     snr = np.asarray(stack["snr"])
     strong: Table = stack[snr > 10]
-    scale = camera("orion").pixel_scale_arcsec
+    scale = Camera.load(ROOT / "payloads/cameras/orion.yaml").pixel_scale_arcsec
     centre = float(np.median(stack["ra"])), float(np.median(stack["dec"]))
     again = []
     for half in ("odd", "even"):
@@ -234,21 +267,12 @@ def test_the_stack_of_m13_has_four_hundred_sources_and_both_halves_have_the_brig
 
 def test_a_frame_of_another_camera_is_set_aside_with_the_reason(tmp_path):
     foreign = sorted((raw("orion") / "M13").iterdir())[0]
-    report = in_another_process(ingest_one, tmp_path / "home", "lowell42", foreign)
-    assert (report.ingested, len(report.rejected)) == (0, 1)
+    run_program(INGEST_ONE, tmp_path / "home", foreign, "lowell42")
     listed = [json.loads(line) for line in (tmp_path / "home/aside/list.jsonl").read_text().splitlines()]
     print(listed[0]["reason"], listed[0]["detail"])
     assert [entry["path"] for entry in listed] == [str(foreign)]
     assert (tmp_path / "home/aside" / listed[0]["stored"]).read_bytes() == foreign.read_bytes()
     assert "TELESCOP" in listed[0]["detail"] or "LCAMMOD" in listed[0]["detail"]
-
-
-def ingest_one(home, name, path):
-    from deploy.home import create_home
-    from payloads.ingest import ingest
-
-    create_home(home)
-    return ingest(home, camera(name), [path])
 
 
 @pytest.mark.parametrize("name", sorted(RAW))

@@ -8,13 +8,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DAGS = Path(__file__).parents[2] / "dags"
 SEEDS = (1, 2, 3)
@@ -24,10 +25,13 @@ def score(home, seed):
     """One seed from raw frames to its numbers; runs in a process of its own (below)."""
     from deploy.demo.local import run_locally
     from deploy.demo.prepare import prepare, simulated
+    from deploy.home import create_home
     from payloads.report.summary import summarise
 
     frames = simulated(home / "survey", "truth", seed, lambda _: None, jobs=1)
+    create_home(home, slots=1, stay_s=2)
     case = prepare(home, frames, lambda _: None)
+    case = replace(case, calibration_days=case.calibration_days[:1])  # valid from then on
     run_locally(home, DAGS, [run for run in case.runs() if run.stage != "release"])
     return summarise(home, case.instrument, frames.truth)
 

@@ -29,6 +29,7 @@ class FakeCampaigns:
     outage: Exception | None = None
     on_advance: object = None
     left: list = field(default_factory=list)
+    found: dict = field(default_factory=dict)
 
     def put(self, name, state="RUNNING", reason="", **steps):
         """A campaign; steps as name=state or name=StepStatus."""
@@ -47,6 +48,10 @@ class FakeCampaigns:
             raise ConflictError(f"campaign {name} exists with other content")
         self.known.setdefault(name, CampaignStatus(name=name, production="p", state=CampaignState.READY))
         return self.known[name]
+
+    def documents(self, name, dataset_type):
+        self._note("documents", name, dataset_type)
+        return self.found.get(dataset_type, [])
 
     def release(self, name, step, actor):
         self._note("release", name, step, actor)
@@ -89,7 +94,15 @@ class FakeCampaigns:
     def report(self, name):
         states = dict.fromkeys((s.value for s in QuantumState), 0) | {"SUCCEEDED": 3, "FAILED": 1}
         row = LabelReport(step="frames", label="isr", states=states, expected=4)
-        error = {"step": "frames", "label": "isr", "failure_class": "science", "count": 1, "example": "too <few> stars"}
+        error = {
+            "step": "frames",
+            "label": "isr",
+            "failure_class": "science",
+            "payload": True,
+            "count": 1,
+            "wall_s": 1.5,
+            "example": "too <few> stars",
+        }
         return CampaignReport(campaign=self.status(name), labels=(row,), errors=(error,))
 
 
@@ -110,3 +123,26 @@ def context(tmp_path):
     ti = SimpleNamespace(xcom_push=lambda key, value: pushed.__setitem__(key, value), id="ti")
     dag = SimpleNamespace(fileloc=str(tmp_path / "dags" / "nightly.py"))
     return {"dag_run": run, "dag": dag, "ti": ti, "task_instance": ti, "params": {}, "pushed": pushed}
+
+
+@pytest.fixture(scope="session")
+def condor(tmp_path_factory):
+    """Settings of a real pool of this machine, started for these tests; skipped where HTCondor can be had in no way."""
+    from deploy.condor.pool import CondorServer
+    from deploy.debian import NoDebianMirror
+    from operators.htcondor.settings import from_parts
+    from workflow.pools.settings import HTCondorPool
+
+    home = tmp_path_factory.mktemp("condor")
+    server = CondorServer(home, "testpool", HTCondorPool(kind="htcondor", slots=4))
+    try:
+        server.up()
+    except NoDebianMirror as error:
+        pytest.skip(f"no HTCondor: {error}")
+    try:
+        host, port = (server.folder / "address").read_text().strip().split(":")
+        extra = {"token_directory": str(server.token_file.parent), "trust_domain": server.site, "files": "transfer"}
+        yield from_parts(host=host, port=int(port), password=None, extra=extra)
+    finally:
+        server.down()
+        assert not server.running()

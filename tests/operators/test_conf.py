@@ -1,9 +1,11 @@
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from operators import conf
 
+DAGS = Path(__file__).parents[2] / "dags"
 NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
 
 
@@ -71,8 +73,8 @@ def test_span_that_ends_before_it_begins_is_refused():
 
 def test_offline_works_off_the_first_campaign_of_its_night_unless_said():
     given = {"instrument": "simcam", "day_obs": 20260101, "serial": 3}
-    assert conf.read("offline", given).night_campaign() == "nightly_simcam_20260101_1"
-    assert conf.read("offline", given | {"night": "n2"}).night_campaign() == "n2"
+    assert conf.read("offline", given).night_campaigns() == ["nightly_simcam_20260101_1", "prompt_simcam_20260101_1_late"]
+    assert conf.read("offline", given | {"night": "n2"}).night_campaigns() == ["n2"]
 
 
 def test_release_of_the_year_is_a_conf_of_the_release():
@@ -83,3 +85,36 @@ def test_release_of_the_year_is_a_conf_of_the_release():
         "instrument": "simcam", "first_day": 20250101, "last_day": 20251231, "skymap": "simcam", "release": "dr1",
         "number": 7,
     }  # fmt: skip
+
+
+CALIBRATE = {"instrument": "simcam", "day_obs": 20260101}
+
+
+def test_calibrations_of_a_data_id_with_overrides_are_a_run_and_a_production_of_their_own():
+    plain = conf.read("calibration_daily", CALIBRATE)
+    more = {"pipeline": "bias", "detectors": [1, 2], "overrides": {"combineBias": {"minimum": 15}}}
+    wish = conf.read("calibration_daily", CALIBRATE | more)
+    assert plain.campaign("calibration_daily") == "calibration_daily_simcam_20260101_1"
+    assert wish.run_id("calibration_daily").startswith("calibration_daily__simcam_20260101_bias_")
+    assert wish.run_id("x") == conf.read("calibration_daily", CALIBRATE | more | {"reason": "a test"}).run_id("x")
+    path = DAGS / "productions" / "calibration_daily.yaml"
+    assert plain.production(path) == path
+    steps = wish.production(path)["steps"]
+    assert [step["name"] for step in steps] == ["bias", "verify"]
+    assert steps[0]["config"] == more["overrides"]
+    assert steps[0]["where"].endswith("AND detector IN (1,2)")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pipeline": "frobnicate"},
+        {"detectors": [-1]},
+        {"overrides": {"combineBias": {"minimum; import os": 1}}},
+        {"overrides": {"combineBias": {"clip": "__import__('os')"}}},
+        {"approve": "nobody"},
+    ],
+)
+def test_overrides_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(conf.ConfError, match=next(iter(wrong))):
+        conf.read("calibration_daily", CALIBRATE | wrong)

@@ -1,5 +1,7 @@
 import pytest
 
+from backbone.qc import Metric, Quality
+from backbone.qc.certifications import Certification, Certifications, Product, ProductState
 from operators import door
 from workflow.settings import Settings
 
@@ -29,3 +31,23 @@ def test_command_id_used_for_something_else_is_refused(home, other):
     door.record(home, command())
     with pytest.raises(door.CommandConflict, match=r"ocs-7 was already given, as run nightly/r1"):
         door.record(home, command(**other))
+
+
+def test_summary_of_a_command_is_its_campaign_step_by_step_and_what_became_of_its_products(home):
+    from workflow.campaigns import Campaigns
+
+    step = {"name": "frames", "pipeline": "resource://payloads/pipelines/frames.yaml"}
+    Campaigns.open(home).start({"production": "p", "kind": "cpp", "steps": [step]}, name="n1", actor="test")
+    product = Product(dataset="id1", dataset_type="bias", data_id={"detector": 1}, run="r", state=ProductState.REFUSED, why="lit")
+    certification = Certification(collection="X/calib/n1/v", chain="X/calib", campaign="n1", begin="2026-01-01", digest="d")
+    Certifications.open(home).write(certification, [product])
+    metric = Metric(name="bias_verified", value=0, instrument="X", day_obs=20260101, source="n1", subject={"detector": 1})
+    Quality.open(home).record([metric], actor="n1")
+    door.record(home, command())
+    found = door.summary(home, "ocs-7")
+    assert (found["run"], found["campaign"], found["state"]) == ("nightly/r1", "n1", "READY")
+    assert [s["name"] for s in found["steps"]] == ["frames"]
+    assert [(p["state"], p["why"]) for p in found["products"]] == [("REFUSED", "lit")]
+    assert [a["subject"] for a in found["alarms"]] == [{"detector": "1"}]
+    with pytest.raises(LookupError, match="no command 'ocs-8'"):
+        door.summary(home, "ocs-8")

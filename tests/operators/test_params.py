@@ -1,7 +1,7 @@
 import jsonschema
 import pytest
 
-from operators.conf import SCHEMAS, read
+from operators.conf import SCHEMAS, Care, ConfError, Morning, read, read_care, read_morning
 from operators.params import params_of
 
 
@@ -14,7 +14,24 @@ def test_form_has_every_key_of_the_conf_and_no_other(dag):
 
 @pytest.mark.parametrize("dag", [dag for dag, model in SCHEMAS.items() if model.scheduled])
 def test_scheduled_run_needs_to_say_nothing(dag):
-    assert read(dag, {name: p.resolve() for name, p in params_of(dag).items()}).instrument == "SimCam"
+    given = {name: p.resolve() for name, p in params_of(dag).items()}
+    if issubclass(SCHEMAS[dag], Care):
+        assert read_care(dag, given).endpoint == ""
+    elif issubclass(SCHEMAS[dag], Morning):
+        assert read_morning(dag, given).instrument == ""
+    else:
+        assert read(dag, given).instrument == "SimCam"
+
+
+def test_a_production_and_care_of_the_backbone_are_not_confused():
+    with pytest.raises(ConfError, match="no production"):
+        read("backbone_scrub", {})
+    with pytest.raises(ConfError, match="look after"):
+        read_care("calibration_monthly", {})
+    with pytest.raises(ConfError, match="nothing of a day"):
+        read_morning("calibration_monthly", {})
+    with pytest.raises(ConfError, match="did you mean 'mb_per_s'"):
+        read_care("backbone_scrub", {"mb_per_sec": 1})
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,11 @@ def test_matching_does_not_mind_which_list_is_longer() -> None:
     few = many[:60] + np.array([31.0, -12.0])
     assert match_stars(few, many, max_shift=50.0).affine[:, 2] == pytest.approx([-31.0, 12.0], abs=1e-6)
     assert match_stars(many, few, max_shift=50.0).affine[:, 2] == pytest.approx([31.0, -12.0], abs=1e-6)
+
+
+def test_a_list_that_begins_with_stars_too_bright_for_the_other_is_matched_beyond_them() -> None:
+    rng = np.random.default_rng(6)
+    catalogue = rng.uniform(0, 2000, (1500, 2))
+    unsaturated = catalogue[430:800] + np.array([31.0, -12.0])
+    match = match_stars(unsaturated, catalogue, max_shift=50.0)
+    assert match.second.tolist() == list(range(430, 800))

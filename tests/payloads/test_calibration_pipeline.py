@@ -20,6 +20,7 @@ from payloads.tasks.calibration import CombineBiasTask, CombineDarkTask, Combine
 
 NY, NX, GAIN, READ_NOISE, DARK_S = 150, 130, 1.6, 6.0, 60.0
 LEVEL = 1000.0
+AMPLIFIERS = {"crosstalk", "ptc", "linearity"}
 
 
 @dataclass
@@ -237,8 +238,8 @@ def test_a_single_flat_without_dark_is_still_a_flat(truth: Truth, bias: CCDData)
     ("subset", "reads", "makes"),
     [
         ("bias", {"raw", "camera"}, "bias"),
-        ("dark", {"raw", "camera", "bias"}, "dark"),
-        ("flat", {"raw", "camera", "bias", "dark"}, "flat"),
+        ("dark", {"raw", "camera", "bias"} | AMPLIFIERS, "dark"),
+        ("flat", {"raw", "camera", "bias", "dark"} | AMPLIFIERS, "flat"),
     ],
 )
 def test_each_subset_reads_certified_products_and_makes_one(subset: str, reads: set[str], makes: str) -> None:

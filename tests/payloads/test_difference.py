@@ -12,13 +12,13 @@ from payloads.difference import (
     DifferenceConfig,
     Image,
     decorrelation_kernel,
-    merge_templates,
     spread_mask,
     subtract,
     wings,
 )
 from payloads.kernel_field import KernelField
 from payloads.mask import Mask, any_set
+from payloads.template import merge_templates
 
 SHAPE = (320, 320)
 SKY = 400.0
@@ -173,6 +173,21 @@ def test_missing_template_is_no_data_and_zero_in_the_difference():
     assert (result.data[lost] == 0).all()
     assert np.isfinite(result.data).all()
     assert np.isfinite(result.variance).all()
+
+
+def test_what_a_defect_of_the_convolved_image_holds_is_not_spread_as_light():
+    scene = make_scene(2.8, 3.6)
+    mask = scene.science.mask.copy()
+    mask[150, 150] |= np.uint32(Mask.BAD)
+    results = []
+    for value in (0.0, 1e5):
+        data = scene.science.data.copy()
+        data[150, 150] = value
+        science = Image(data=data, variance=scene.science.variance, mask=mask, fwhm_px=scene.science.fwhm_px)
+        results.append(subtract(science, scene.template, scene.psf))
+        assert data[150, 150] == value
+    assert results[0].convolved == "science"
+    np.testing.assert_allclose(results[1].data, results[0].data, atol=1e-3)
 
 
 def test_flags_of_the_template_spread_as_far_as_the_kernel_weighs():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from payloads.kernel_field import KernelField
 from payloads.mask import UNUSABLE, Mask, any_set
 from payloads.psf import PsfModel
 from payloads.registration import StarList, register_frames
+from payloads.reliability import reliability
 from payloads.tracklets import TrackletConfig, link, static_sources
 from payloads.warp import warp_image
 
@@ -142,7 +143,8 @@ def subtract_others(frames: list[Frame], number: int) -> Table:
 def test_asteroid_5945_is_one_tracklet_through_all_eight_frames(lowell: list[Frame]) -> None:
     tables = [subtract_others(lowell, number) for number in range(len(lowell))]
     reliable = [int(((t["reliability"] >= 0.5) & ~t["isDipole"]).sum()) for t in tables]
-    assert max(reliable) < 60  # without matching the PSF it is 110 to 290 above 8 sigma
+    # A median subtraction leaves 110 to 290 on the whole frame; this is a third of it. Two are bodies that move through it.
+    assert max(reliable) <= 12
     night = vstack(tables, metadata_conflicts="silent")
     # The WCS is nominal, but all frames have the same: only their registration's error counts.
     # Sharp stars of a coarse camera fit no PSF well, so the reliability of bright sources says little here.
@@ -154,6 +156,7 @@ def test_asteroid_5945_is_one_tracklet_through_all_eight_frames(lowell: list[Fra
     rows = night[np.isin(night["diaSourceId"], mine)]
     assert len(rows) == 8
     rows.sort("midpointMjdTai")
+    assert (np.asarray(rows["reliability"]) >= 0.5).all()
     for row, (x, y) in zip(rows, PLACES.values(), strict=True):
         assert np.hypot(row["x"] + CORNER[0] - x, row["y"] + CORNER[1] - y) < 3
     motion = np.polyfit(rows["midpointMjdTai"], np.array([rows["x"], rows["y"]]).T, 1)[0] * 36.06 / 1440
@@ -180,9 +183,26 @@ def test_kernel_matches_the_published_difference_of_two_decam_epochs() -> None:
     psf = gaussian_psf(4.0, science.data.shape)
     result = subtract(science, template, psf)
     table, _ = detect(result, 4.0, DiaSourceConfig())
+    table["neighbours"] = table["crowd"] = np.zeros(len(table), int)
+    told = reliability(table) >= 0.5
+
+    def significance(name: str) -> float:
+        """Of the source in a published difference, measured as ours is: its noise is that of its own blank sky."""
+        data = fits.getdata(folder / "4check" / f"{name}.fits.bz2").astype(np.float32)
+        width = 1.4826 * np.median(np.abs(data - np.median(data)))
+        theirs = replace(result, data=data, variance=np.full(data.shape, width**2, np.float32))
+        found, _ = detect(theirs, 4.0, DiaSourceConfig())
+        return float(found["snr"][np.hypot(found["x"] - 128, found["y"] - 127) < 3].max())
+
     near = np.hypot(table["x"] - 128, table["y"] - 127) < 3
     assert near.sum() == 1
-    assert abs(table["snr"][near][0]) > 10
+    assert told[near].all()
+    assert abs(table["snr"][near][0]) > max(significance("FinalDifference"), significance("FinalDifference.DeCorr"))
+    # The residual of the star at (60, 181), counted from 1, is many sigma of its pixels, and is not told.
+    residual = np.abs(result.data / np.sqrt(result.variance))[176:185, 55:64]
+    assert residual.max() > 20
+    star = np.hypot(table["x"] - 59, table["y"] - 180) < 5
+    assert not (star & told).any()
 
 
 def gaussian_psf(fwhm: float, shape: tuple[int, int]) -> KernelField:

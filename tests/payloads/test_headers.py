@@ -7,10 +7,9 @@ import pytest
 from astro_metadata_translator.tests import read_test_file
 from astropy.io import fits
 
-from payloads.camera import Camera
+from payloads.camera import NO_FILTER, Camera
 from payloads.formatters import plain_header
 from payloads.headers import HeaderError, OtherInstrument, UnknownDetector, UnknownFilter, observe
-from payloads.instrument import NO_FILTER
 from payloads.pointing import nominal_wcs
 
 HEADER = {

@@ -173,7 +173,7 @@ def test_dead_pixels_are_bad_and_deep_corners_suspect() -> None:
     flat[100, 100] = 0.1
     flat[50, 60] = np.nan
     mask = mask_from_flat(flat)
-    assert mask[100, 100] == Mask.BAD
+    assert mask[100, 100] == Mask.BAD | Mask.DEAD
     assert mask[50, 60] & Mask.BAD
     assert mask[0, 0] == Mask.SUSPECT
     assert mask[100, 120] == 0

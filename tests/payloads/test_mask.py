@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from payloads.mask import UNUSABLE, Mask, any_set, header_cards
 
@@ -10,8 +11,9 @@ def test_numbers_of_the_bits_are_part_of_the_data_format() -> None:
     assert {name: int(Mask[name]).bit_length() - 1 for name in written} == written
 
 
-def test_any_set_finds_pixels_with_one_of_the_bits() -> None:
-    mask = np.array([[0, Mask.SAT], [Mask.DETECTED, Mask.CR | Mask.DETECTED]], dtype=np.uint32)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, ">i2"])
+def test_any_set_finds_pixels_with_one_of_the_bits(kind) -> None:
+    mask = np.array([[0, Mask.SAT], [Mask.DETECTED, Mask.CR | Mask.DETECTED]], dtype=kind)
     assert any_set(mask, Mask.SAT | Mask.CR, (2, 2)).tolist() == [[False, True], [False, True]]
     assert any_set(mask, UNUSABLE, (2, 2)).sum() == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from astropy.io import fits
 
 from payloads.camera import Camera
 from payloads.characterize import characterize
-from payloads.combine import FrameStack, combine
-from payloads.isr import flat_noise, mask_from_flat, master_plane, prepare, remove_signature
+from payloads.combine import Frame, Master, NoiseMaps, Source, combine
+from payloads.isr import mask_from_flat, master_plane, prepare, remove_signature
 from payloads.matching import NoMatch, apply_affine
 from payloads.overscan import amplifier_map
 from payloads.registration import RegistrationConfig, StarList, choose_reference, register, register_frames
@@ -102,19 +103,20 @@ def lowell() -> dict[str, StarList]:
     def adu(path: Path) -> np.ndarray:
         return prepare(fits.getdata(path), detector).plane.data
 
-    with FrameStack(detector.shape) as stack:
-        for path in sorted((folder / "bias").iterdir())[:4]:
-            stack.add(path.name, adu(path))
-        bias = combine(stack, lambda _, rows: (read_noise / gain)[rows], rejected={})
-        single = np.median([facts.noise for facts in stack.facts])
-    assert bias.noise <= 1.05 * single / np.sqrt(4)
-    levels = []
-    with FrameStack(detector.shape) as stack:
-        for path in sorted((folder / "flat").glob("*011[1-3]*")):
-            flat = (adu(path) - bias.mean) * gain
-            levels.append(float(np.median(flat)))
-            stack.add(path.name, flat / levels[-1])
-        flat = combine(stack, flat_noise(read_noise, levels), rejected={})
+    def combined(paths: list[Path], frame: Callable[[np.ndarray], Frame], noise: NoiseMaps) -> Master:
+        sources = [Source(name=path.name, load=lambda path=path: frame(adu(path))) for path in paths]
+        return combine(sources, detector.shape, noise)
+
+    def flattened(image: np.ndarray) -> Frame:
+        electron = (image - bias.mean) * gain
+        level = float(np.median(electron))
+        return Frame(image=electron / level, weight=level, read=1 / level, photon=1 / level)
+
+    paths = sorted((folder / "bias").iterdir())[:4]
+    bias = combined(paths, lambda image: Frame(image=image), NoiseMaps(read=read_noise / gain))
+    assert bias.noise <= 1.05 * np.median([facts.noise for facts in bias.facts]) / np.sqrt(4)
+    flat_noise = NoiseMaps(read=read_noise, photon=np.ones(detector.shape, dtype=np.float32))
+    flat = combined(sorted((folder / "flat").glob("*011[1-3]*")), flattened, flat_noise)
     masters = [master_plane(bias, np.zeros(detector.shape, np.uint32)), master_plane(flat, mask_from_flat(flat.mean))]
     frames = {}
     for number in ASTEROID:

@@ -147,9 +147,7 @@ def test_files_may_lie_in_a_bucket_by_configuration_alone(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.PostgresServer]:
-    if not postgres.available():
-        pytest.skip("PostgreSQL's server is not installed")
+def server(postgresql_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.PostgresServer]:
     made = postgres.PostgresServer(tmp_path_factory.mktemp("pg"))
     made.up()
     yield made

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
-import subprocess
+import signal
 import sys
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,8 @@ def forked_runner(message: Path) -> int:
 
     pid = os.fork()
     if pid == 0:
+        faulthandler.disable()
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # as in a process of its own, whatever this one has loaded
         code = 99
         try:
             code = run_job(JobMessage.model_validate_json(message.read_text()))
@@ -73,16 +75,21 @@ class World:
         self.home = home
         values = {"flush_s": 0, "first_quantum_s": 1, "shortest_job_s": 1, **(engine or {})}
         ledger = {} if ledger_url is None else {"ledger": ledger_url}
-        self.settings = Settings(
-            home=home, sites=(Site(name="local", pool=LocalPool(slots=2)),), engine=EngineSettings(**values), **ledger
-        )
+        self.settings = self.installation(home, engine=EngineSettings(**values), **ledger)
         self.settings.write()
         self.pipeline = home / "tiny.yaml"
         self.clock = FakeClock()
         self.pool = pool or FakePool(slots=1, name="local", run=forked_runner)
         self.ledger = Ledger.open(self.settings.ledger_url)
-        self.context = Context(self.settings, ledger=self.ledger, clock=self.clock, pools={"local": self.pool})
+        self.context = Context(self.settings, ledger=self.ledger, clock=self.clock, pools=self.pools())
         self.campaigns = Campaigns(self.settings, context=self.context)
+
+    def installation(self, home, **more):
+        """One site; others in test_sites.py."""
+        return Settings(home=home, sites=(Site(name="local", pool=LocalPool(slots=2)),), **more)
+
+    def pools(self):
+        return {"local": self.pool}
 
     def production(self, *steps, **more):
         """A production of the tiny pipeline; each step is a dict of which `subset` names the pipeline's."""
@@ -121,7 +128,7 @@ def make_world(tmp_path, tiny, plain_repo):
     """Makes installations; `values` as of tiny.make_repo makes a repository of its own."""
     made = []
 
-    def make(*, name="home", exposures=None, detectors=4, values=None, **more):
+    def make(*, name="home", exposures=None, detectors=4, values=None, kind=World, **more):
         home = tmp_path / name
         if not home.exists():
             home.mkdir()
@@ -130,7 +137,7 @@ def make_world(tmp_path, tiny, plain_repo):
                 tiny.make_repo(home / "repo", exposures=exposures or 1, detectors=detectors, values=values)
             else:
                 shutil.copytree(plain_repo, home / "repo")
-        made.append(World(home, **more))
+        made.append(kind(home, **more))
         return made[-1]
 
     yield make
@@ -141,72 +148,6 @@ def make_world(tmp_path, tiny, plain_repo):
 @pytest.fixture
 def world(make_world):
     return make_world()
-
-
-def _postgresql_bin() -> str | None:
-    found = shutil.which("initdb")
-    if found:
-        return str(Path(found).parent)
-    folders = sorted(glob("/usr/lib/postgresql/*/bin"))
-    return folders[-1] if folders else None
-
-
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
-    """SQLAlchemy URL of a private PostgreSQL server; skips, saying why, where there are no binaries."""
-    binaries = _postgresql_bin()
-    if binaries is None:
-        pytest.skip("no PostgreSQL: neither initdb in PATH nor /usr/lib/postgresql/*/bin")
-    folder = tmp_path_factory.mktemp("pg")
-    # The server refuses to be root: in a user namespace of its own it is an ordinary user, who owns the same files.
-    other = ["unshare", "--user", "--map-user=1", "--map-group=1"] if os.geteuid() == 0 else []
-    data = folder / "data"
-    initdb = [*other, f"{binaries}/initdb", "-D", str(data), "-U", "pachon", "-A", "trust", "-N", "-E", "UTF8", "--locale=C"]
-    made = subprocess.run(initdb, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no PostgreSQL: initdb failed: {made.stderr.strip()[-300:]}")
-    socket = folder / "s"
-    socket.mkdir()
-    command = [*other, f"{binaries}/postgres", "-D", str(data), "-k", str(socket), "-c", "listen_addresses=", "-c", "fsync=off"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"postgresql+psycopg2://pachon@/postgres?host={socket}"
-    try:
-        _wait(url, server, folder / "log")
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def _wait(url, server, log):
-    import time
-
-    import sqlalchemy as sa
-
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
-    for _ in range(200):
-        try:
-            with engine.connect():
-                return
-        except sa.exc.OperationalError:
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.05)  # there is no event to wait for
-    raise AssertionError(log.read_text())
-
-
-@pytest.fixture
-def fresh_database(postgresql):
-    """A new database in the private server."""
-    import uuid
-
-    import sqlalchemy as sa
-
-    name = f"t{uuid.uuid4().hex}"
-    engine = sa.create_engine(postgresql, poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    return postgresql.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from astropy.time import Time
 from lsst.daf.butler import Butler, Timespan
 
-from workflow.job import infos, merged
+from workflow.certification import UNVERIFIED
+from workflow.job import from_json, infos, keys_in, keys_of, merged
 from workflow.ledger import tables as t
 from workflow.states import CampaignState, StepState
 
@@ -53,6 +54,8 @@ def test_a_campaign_publishes_exactly_what_was_accepted_and_sweeps_the_rest(worl
     assert {Path(info.path).parts[:2] for _, info in infos(accepted_records(world))} <= {("_a", j) for j in jobs}
     left = {str(p.relative_to(repo)) for p in (repo / "_a").rglob("*") if p.is_file()}
     assert left == {info.path.split("#")[0] for _, info in infos(accepted_records(world))}
+    for row in world.rows(sa.select(t.outcome.c.records)):
+        assert keys_in(row.records) == keys_of(from_json(row.records))
 
 
 def test_steps_hand_over_through_certified_calibrations_and_chains(world, tiny):
@@ -67,6 +70,7 @@ def test_steps_hand_over_through_certified_calibrations_and_chains(world, tiny):
     assert [s.state for s in status.steps] == [StepState.SUCCEEDED] * 2
     butler = Butler.from_config(str(world.home / "repo"), instrument="TinyCam")
     assert butler.collections.get_info("calib").children == ("calib/c1/calibrate",)
+    assert world.campaigns.certifications.find("calib/c1/calibrate").approved_by == UNVERIFIED
     used = butler.query_datasets("tiny_used", collections="final")
     assert len(used) == 8
     assert {butler.get(r)["value"] for r in used if r.dataId["detector"] == 3} == {3 - 2 * 1004}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflow.chunking import Waiting, chunks, target
@@ -53,6 +53,7 @@ def test_work_is_spread_over_free_slots_but_not_into_jobs_too_short_to_start():
     assert target(60, 10, 5, 4) == 10
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_quantum_is_lost_twice_or_before_its_parents(data):
     n = data.draw(st.integers(1, 30))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from backbone.errors import TransientError
 from workflow.campaigns import Campaigns
 from workflow.cli import campaign, engine
 from workflow.loop import Pace, Stop, run_engine
@@ -52,7 +53,7 @@ def test_commands_change_the_campaign_and_say_what_it_is_then(cli, world):
     assert json.loads(cli("release", "c1", "pair", "--json").stdout)["steps"][0]["released"] is True
     assert "PAUSED" in cli("pause", "c1", "--reason", "clouds").output
     assert json.loads(cli("resume", "c1", "--json").stdout)["state"] == "RUNNING"
-    assert "0 failed and 0 pruned quanta would go again" in cli("retry", "c1", "--dry-run").output
+    assert "0 failed and 0 pruned quanta would go again" in cli("retry", "c1").output
     assert "CANCELLED" in cli("cancel", "c1").output
     assert json.loads(cli("backlog", "--json").stdout) == []
     assert [s["name"] for s in json.loads(cli("list", "--json").stdout)] == ["c1"]
@@ -106,6 +107,27 @@ def test_one_campaigns_error_does_not_stop_the_others(world, monkeypatch, caplog
     run_engine(world.campaigns, stop=stop, pace=Pace(0.2, 2), clock=world.clock)
     assert seen == ["a", "b"]
     assert "a is broken" in caplog.text
+
+
+def test_a_ledger_that_is_away_for_a_while_does_not_end_the_engine(world, monkeypatch, caplog):
+    world.start({"subset": "pair"}, name="a")
+    stop, asked, seen, live = Stop(), [], [], Campaigns.live
+
+    def away_at_first(self):
+        asked.append(1)
+        if len(asked) < 4:
+            raise TransientError("the ledger did not answer; is the database up?")
+        return live(self)
+
+    def advance(self, name):
+        seen.append(name)
+        stop.asked = True
+
+    monkeypatch.setattr(Campaigns, "live", away_at_first)
+    monkeypatch.setattr(Campaigns, "advance", advance)
+    run_engine(world.campaigns, stop=stop, pace=Pace(0.2, 2), clock=world.clock)
+    assert seen == ["a"]
+    assert caplog.text.count("is the database up?") == 3
 
 
 def test_the_pace_slows_down_while_nothing_happens_and_no_further_than_asked():

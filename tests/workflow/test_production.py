@@ -58,7 +58,7 @@ def test_a_good_production_gives_typed_values_and_filled_texts():
         (["step"], [], "unknown key 'step'; did you mean 'steps'?"),
         (["retries"], {"sience": 1}, "unknown key 'sience'; did you mean 'science'?"),
         (["steps", 0, "finish"], [{"certfy": {}}], "did you mean 'certify'?"),
-        (["steps", 0, "finish"], [{"chain": "x", "backlog": True}], "is one of certify, chain, backlog"),
+        (["steps", 0, "finish"], [{"chain": "x", "backlog": True}], "is one of certify, chain, backlog, metrics"),
         (["steps", 0, "where"], "instrument='{instrment}'", "names {instrment}; did you mean 'instrument'?"),
         (["steps", 0, "on_failure"], "stahp", "'stop' or 'continue'"),
         (["kind"], "nitely", "nightly"),

@@ -38,6 +38,9 @@ def test_a_home_without_settings_says_how_to_make_one(tmp_path):
         ("sites: []", "at least one site"),
         ("sites: [{name: a}, {name: a}]", "none twice"),
         ("ledger: postgresql://h/d", r"postgresql\+psycopg2"),
+        ("archive: bse", "archive: no endpoint 'bse'"),
+        ("sites: [{name: a, endpoint: bse}]\nbackbone: {endpoints: {base: {uri: x}}}", "no endpoint 'bse' .*'base'"),
+        ("backbone: {endpoints: {base: {uri: x}}}", "with a backbone its endpoint is one of the backbone's, by name"),
         ("[]", "expected keys and values"),
         ("a: [", "not readable as YAML"),
     ],
@@ -46,3 +49,13 @@ def test_a_mistake_in_settings_is_named(tmp_path, text, words):
     (tmp_path / "pachon.yaml").write_text(text)
     with pytest.raises(SettingsError, match=words):
         Settings.load(tmp_path)
+
+
+def test_the_archive_is_the_first_sites_endpoint_unless_it_is_named(tmp_path):
+    places = "backbone: {endpoints: {base: {uri: b}, a: {uri: a}}}"
+    (tmp_path / "pachon.yaml").write_text(f"sites: [{{name: x, endpoint: a}}]\n{places}")
+    assert Settings.load(tmp_path).archive_name == "a"
+    assert Settings.load(tmp_path).has_one_endpoint
+    (tmp_path / "pachon.yaml").write_text(f"archive: base\nsites: [{{name: x, endpoint: a}}]\n{places}")
+    assert Settings.load(tmp_path).archive_name == "base"
+    assert not Settings.load(tmp_path).has_one_endpoint

@@ -1,7 +1,8 @@
 """The ledger's tables. Times are seconds of the engine's clock (Unix, UTC). Changes go through workflow/migrations.
 
 What the database itself enforces: one quantum per (campaign, step, label, data ID, generation); one current generation of each;
-at most one accepted attempt per quantum; one outbox row per acceptance.
+at most one accepted attempt per quantum; one outbox row per acceptance. It also counts: triggers of the migrations write into
+`tally` what every statement does to the states of current quanta, so that nobody ever counts all quanta of a campaign.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ metadata = sa.MetaData(
 
 Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+# Empty is NULL: a million successes that read nothing of their own job must not store three million empty lists.
+JsonOrNull = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
 Time: sa.Double[float] = sa.Double()
 
@@ -41,6 +44,7 @@ campaign = sa.Table(
     sa.Column("access", sa.Text, nullable=False),  # a group of readers, or "public"
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("hold", sa.Text),  # of a PAUSED one: drain or hold
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),  # among campaigns of its kind: higher goes first
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.Column("created", Time, nullable=False),
     sa.Column("ended", Time),
@@ -60,6 +64,7 @@ step = sa.Table(
     sa.Column("released", sa.Boolean, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("finished", sa.Integer, nullable=False, server_default="0"),  # finish actions done
+    sa.Column("coverage", sa.Integer),  # quanta when it was first planned: whatever is done to it later, never more
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.PrimaryKeyConstraint("campaign", "name"),
 )
@@ -85,7 +90,7 @@ quantum = sa.Table(
     "quantum",
     metadata,
     sa.Column("id", Id, primary_key=True),
-    _campaign_key(),
+    sa.Column("campaign", sa.Text, nullable=False),  # no foreign key: a check per row; the lock's own row is held by who writes
     sa.Column("step", sa.Text, nullable=False),
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("data_id", sa.Text, nullable=False),
@@ -107,8 +112,34 @@ quantum = sa.Table(
         sqlite_where=sa.text("current"),
         postgresql_where=sa.text("current"),
     ),
-    sa.Index("ix_quantum_state", "campaign", "step", "state"),
-    sa.Index("ix_quantum_job", "job"),
+    # Only what is not done: dispatch reads its window from here, and acceptance takes rows out of it.
+    sa.Index(
+        "unfinished",
+        "campaign",
+        "step",
+        "state",
+        "group_",
+        "ordinal",
+        sqlite_where=sa.text("current AND state <> 'SUCCEEDED'"),
+        postgresql_where=sa.text("current AND state <> 'SUCCEEDED'"),
+    ),
+    sa.Index("ix_quantum_job", "job", sqlite_where=sa.text("job IS NOT NULL"), postgresql_where=sa.text("job IS NOT NULL")),
+)
+
+# As the index says it, word for word: SQLite takes a partial index only for that.
+UNFINISHED = sa.and_(quantum.c.current, quantum.c.state != sa.literal_column("'SUCCEEDED'"))
+
+# Signed changes, appended by triggers: the sum is the count. Rows of a campaign are folded together by its engine.
+tally = sa.Table(
+    "tally",
+    metadata,
+    sa.Column("seq", Big, sa.Identity(), primary_key=True),
+    sa.Column("campaign", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("n", Big, nullable=False),
+    sa.Index("ix_tally_campaign", "campaign"),
 )
 
 edge = sa.Table(
@@ -148,13 +179,18 @@ job = sa.Table(
     sa.Column("time_limit_s", sa.Double, nullable=False),
     sa.Column("quanta", sa.Integer, nullable=False),
     sa.Column("created", Time, nullable=False),
+    sa.Column("started", Time),  # when its pool was first seen to run it
     sa.Column("ended", Time),
     sa.Column("exit_code", sa.Integer),
+    sa.Column("host", sa.Text),
+    sa.Column("software", sa.Text),  # digest of the set of versions that it said it runs
     sa.Column("segments", sa.Integer, nullable=False, server_default="0"),  # collected so far
     sa.Column("heartbeat", sa.Text),
     sa.Column("lease_expires", Time, nullable=False),
     sa.Column("swept", Time),
     sa.Index("ix_job_campaign_state", "campaign", "state"),
+    # What the engine still has to do with; of a year's jobs, the few of now.
+    sa.Index("unswept", "campaign", sqlite_where=sa.text("swept IS NULL"), postgresql_where=sa.text("swept IS NULL")),
 )
 
 attempt = sa.Table(
@@ -181,9 +217,9 @@ outcome = sa.Table(
     sa.Column("wall_s", sa.Double, nullable=False),
     sa.Column("cpu_s", sa.Double, nullable=False),
     sa.Column("peak_mb", sa.Double, nullable=False),
-    sa.Column("reads", Json, nullable=False),
-    sa.Column("unwritten", Json, nullable=False),
-    sa.Column("records", Json, nullable=False),
+    sa.Column("reads", JsonOrNull),
+    sa.Column("unwritten", JsonOrNull),
+    sa.Column("records", JsonOrNull),
     sa.Column("collected", Time, nullable=False),
     sa.PrimaryKeyConstraint("quantum", "job", "origin"),
     sa.Index("ix_outcome_job", "job"),
@@ -213,14 +249,66 @@ outbox = sa.Table(
     "outbox",
     metadata,
     sa.Column("seq", Big, sa.Identity(), primary_key=True),
-    _campaign_key(),
+    sa.Column("campaign", sa.Text, nullable=False),
     sa.Column("quantum", Id, nullable=False, unique=True),
     sa.Column("job", Id, nullable=False),
+    sa.Column("stage_out", Big),  # with which batch its files go to the archive; none where there is one endpoint alone
     sa.Column("published", Time),
     # By what is unpublished, never by `seq > last`: sequence numbers become visible out of order.
     sa.Index(
         "unpublished", "campaign", "seq", sqlite_where=sa.text("published IS NULL"), postgresql_where=sa.text("published IS NULL")
     ),
+)
+
+# Where a group's jobs go, and why; the row with the highest ordinal counts.
+placement = sa.Table(
+    "placement",
+    metadata,
+    _campaign_key(),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("group_", sa.Text, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("reasons", Json, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("rules", Json, nullable=False),  # of the backbone: what must be at the site before jobs are
+    sa.Column("staged", Time),
+    sa.Column("waits", sa.Text, nullable=False, server_default=""),  # what for, in words
+    sa.Column("released", Time),  # the rules are over
+    sa.PrimaryKeyConstraint("campaign", "step", "generation", "group_", "ordinal"),
+)
+
+# An operator's word about sites and machines; an empty step or group means all of them.
+site_word = sa.Table(
+    "site_word",
+    metadata,
+    _campaign_key(),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("group_", sa.Text, nullable=False),
+    sa.Column("only_sites", Json, nullable=False),
+    sa.Column("never_sites", Json, nullable=False),
+    sa.Column("only_machines", Json, nullable=False),
+    sa.Column("never_machines", Json, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.PrimaryKeyConstraint("campaign", "step", "group_"),
+)
+
+# Accepted outputs on their way to the archive: published when whole there.
+stage_out = sa.Table(
+    "stage_out",
+    metadata,
+    sa.Column("id", Big, sa.Identity(), primary_key=True),
+    _campaign_key(),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text),  # none where the site's endpoint is the archive
+    sa.Column("files", Big, nullable=False),
+    sa.Column("bytes", Big, nullable=False),
+    sa.Column("created", Time, nullable=False),
+    sa.Column("whole", Time),
+    sa.Index("not_whole", "campaign", sqlite_where=sa.text("whole IS NULL"), postgresql_where=sa.text("whole IS NULL")),
 )
 
 action = sa.Table(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow.errors import PoolUnavailable
-from workflow.pools.pool import PoolJob, PoolState, Resources
+from workflow.pools.pool import JobRequest, PoolJob, PoolState, Resources
 
 
 class FakePool:
@@ -17,6 +17,7 @@ class FakePool:
         self.submissions: list[str] = []
         self.resources: dict[str, Resources] = {}
         self.killed: list[str] = []
+        self.priorities: dict[str, int] = {}
         self._slots, self._run = slots, run
         self._jobs: dict[str, PoolJob] = {}
 
@@ -32,6 +33,10 @@ class FakePool:
                 self.end(key, code)
         return f"fake-{key}"
 
+    def submit_many(self, requests: Sequence[JobRequest]) -> Mapping[str, str]:
+        """Take them all, or adopt them."""
+        return {r.key: self.submit(r.key, r.message, r.resources) for r in requests}
+
     def poll(self, keys: Iterable[str]) -> Mapping[str, PoolJob]:
         """State of every key; UNKNOWN while silent."""
         if self.silent:
@@ -43,8 +48,36 @@ class FakePool:
         self.killed.append(key)
         if key in self._jobs and self._jobs[key].state is PoolState.RUNNING:
             self.end(key, -9 if hard else -15)
+        elif key in self._jobs and self._jobs[key].state is PoolState.HELD:
+            del self._jobs[key]
 
-    def capacity(self) -> int:
+    def kill_many(self, keys: Iterable[str], *, hard: bool = False) -> None:
+        """End the jobs by a signal."""
+        for key in keys:
+            self.kill(key, hard=hard)
+
+    def hold(self, keys: Iterable[str], reason: str) -> None:
+        """Jobs stop, and wait for their release."""
+        for key in keys:
+            if key in self._jobs and self._jobs[key].state is PoolState.RUNNING:
+                self._jobs[key] = PoolJob(key=key, state=PoolState.HELD, reason=reason)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Held jobs run again."""
+        for key in keys:
+            if key in self._jobs and self._jobs[key].state is PoolState.HELD:
+                self._jobs[key] = PoolJob(key=key, state=PoolState.RUNNING)
+
+    def change_priority(self, keys: Iterable[str], priority: int) -> None:
+        """Remembered in `priorities`."""
+        self.priorities.update(dict.fromkeys(keys, priority))
+
+    def why(self, key: str) -> str:
+        """The state and the reason."""
+        job = self.poll([key])[key]
+        return f"{job.state} {job.reason}".strip()
+
+    def capacity(self, group: str = "") -> int:
         """Free slots."""
         running = sum(job.state is PoolState.RUNNING for job in self._jobs.values())
         return 0 if self.silent else max(0, self._slots - running)

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow.errors import PoolUnavailable
-from workflow.pools.pool import PoolJob, PoolState, Resources
-from workflow.processes import alive, session_lives, start_time
+from workflow.pools.pool import JobRequest, PoolJob, PoolState, Resources
+from workflow.processes import alive, session_lives, start_time, stopped
 
 # $0 is the job's folder. The outer shell leaves at once, so that the job belongs to init and never becomes the engine's zombie.
 _KEEPER = """
@@ -62,6 +62,10 @@ class LocalPool:
             )
         return self._recorded(folder)
 
+    def submit_many(self, requests: Sequence[JobRequest]) -> Mapping[str, str]:
+        """Start the jobs, or adopt them."""
+        return {r.key: self.submit(r.key, r.message, r.resources) for r in requests}
+
     def _recorded(self, folder: Path) -> str:
         deadline = time.monotonic() + _RECORD_WAIT_S
         while time.monotonic() < deadline:
@@ -94,6 +98,8 @@ class LocalPool:
                 exit_code=128 - code if code > 128 else code,
                 reason=self._words(key) if code else "",
             )
+        if running and stopped(int(record[0])):
+            return PoolJob(key=key, state=PoolState.HELD, reason="stopped by hand")
         if running or (len(record) == 3 and self._orphaned(record)):
             return PoolJob(key=key, state=PoolState.RUNNING)
         return PoolJob(
@@ -113,8 +119,39 @@ class LocalPool:
         if len(record) == 3 and (alive(int(record[0]), record[2]) or self._orphaned(record)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(record[1]), signal.SIGKILL if hard else signal.SIGTERM)
+                os.killpg(int(record[1]), signal.SIGCONT)  # what is stopped would never come to it
 
-    def capacity(self) -> int:
+    def kill_many(self, keys: Iterable[str], *, hard: bool = False) -> None:
+        """The same, for many."""
+        for key in keys:
+            self.kill(key, hard=hard)
+
+    def hold(self, keys: Iterable[str], reason: str) -> None:
+        """Stop the jobs' processes where they are: here nothing waits that could be kept from starting."""
+        self._signal(keys, signal.SIGSTOP)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Let stopped jobs go on."""
+        self._signal(keys, signal.SIGCONT)
+
+    def _signal(self, keys: Iterable[str], number: signal.Signals) -> None:
+        for key in keys:
+            record = _read(self._folder / key / "record").split()
+            if len(record) == 3 and alive(int(record[0]), record[2]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(record[1]), number)
+
+    def change_priority(self, keys: Iterable[str], priority: int) -> None:
+        """Jobs here have all started: there is nothing to reorder."""
+
+    def why(self, key: str) -> str:
+        """The state, the process and where its words are."""
+        job = self.poll([key])[key]
+        record = _read(self._folder / key / "record").split()
+        where = f"process {record[0]}, words in {self._folder / key / 'stderr'}" if record else "no process"
+        return f"{job.state} on this machine: {where} {job.reason}".strip()
+
+    def capacity(self, group: str = "") -> int:
         """Free slots, whoever's jobs hold the others."""
         jobs = [path.name for path in self._folder.iterdir() if not (path / "exit").exists()]
         running = sum(self._state(key).state is PoolState.RUNNING for key in jobs)

@@ -44,6 +44,10 @@ def segment(endpoint, number):
     return Segment.model_validate_json(endpoint.get(segment_key("j", number)))
 
 
+def outcome(name, **more):
+    return Outcome(quantum=name, state="succeeded", **more).model_dump_json(exclude_defaults=True).encode()
+
+
 def member(name):
     return {"dataset_ids": [name], "path": f"{ZIP}#zip-path={name}.json"}
 
@@ -51,7 +55,7 @@ def member(name):
 def test_an_outcome_waits_no_longer_than_it_may_and_its_zip_is_there_before_it(endpoint):
     clock = Clock()
     reporter = Reporter(JOB, endpoint, clock=clock)
-    reporter.add(Outcome(quantum="q1", state="succeeded", records=member("m1")), {"m1.json": b"{}"})
+    reporter.add(outcome("q1", records=member("m1")), {"m1.json": b"{}"})
     reporter.tick(None)
     assert not list(endpoint.list("_a/j/segments/"))
     clock.now += 5
@@ -85,7 +89,7 @@ def test_an_endpoint_that_does_not_answer_is_asked_again_and_nothing_is_lost(end
     clock = Clock()
     reporter = Reporter(JOB, endpoint, clock=clock)
     put = endpoint.put
-    reporter.add(Outcome(quantum="q1", state="succeeded"), {"m1.json": b"1"})
+    reporter.add(outcome("q1"), {"m1.json": b"1"})
     clock.now += 5
 
     def refuse(*_args, **_kwargs):
@@ -104,6 +108,42 @@ def test_an_endpoint_that_does_not_answer_is_asked_again_and_nothing_is_lost(end
     with pytest.raises(TransientError):
         reporter.close(tries=3, sleep=slept.append)
     assert slept == [7, 7]
+
+
+def test_a_segment_whose_answer_was_lost_is_written_again_as_it_was(endpoint, monkeypatch):
+    """The engine may have read it: what comes later must not be put into it."""
+    clock = Clock()
+    reporter = Reporter(JOB, endpoint, clock=clock)
+    put = endpoint.put
+
+    def written_but_unanswered(key, content):
+        put(key, content)
+        raise TransientError("no answer", delay_s=1)
+
+    reporter.add(outcome("q1"), {"m1.json": b"1"})
+    clock.now += 5
+    reporter.tick(None)
+    reporter.add(outcome("q2"), {})
+    clock.now += 5
+    monkeypatch.setattr(
+        endpoint, "put", lambda key, content: put(key, content) if "zip" in key else written_but_unanswered(key, content)
+    )
+    reporter.tick(None)
+    monkeypatch.setattr(endpoint, "put", put)
+    reporter.add(outcome("q3"), {})
+    clock.now += 6
+    reporter.tick(None)
+    reporter.close()
+    assert [[o.quantum for o in segment(endpoint, n).outcomes] for n in range(4)] == [["q1"], ["q2"], ["q3"], []]
+
+
+def test_many_outcomes_do_not_wait_to_become_more(endpoint, monkeypatch):
+    monkeypatch.setattr("payloads.runner.report._MOST", 3)
+    reporter = Reporter(JOB, endpoint, clock=Clock())
+    for name in ("q1", "q2", "q3"):
+        reporter.add(outcome(name), {})
+        reporter.tick(None)
+    assert len(segment(endpoint, 0).outcomes) == 3
 
 
 def test_keys_lie_below_the_attempts_prefix():

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from payloads.runner.supervisor import load, run_job
+from payloads.runner.quanta import load
+from payloads.runner.supervisor import run_job
 from workflow.job import EXIT_BROKEN, EXIT_PREEMPTED, JobMessage, from_json, heartbeat_key
 
 
@@ -30,8 +31,10 @@ def test_a_job_reports_each_quantum_as_it_ends_with_what_it_took_and_wrote(make_
     firsts, seconds = planned.quanta("first"), planned.quanta("second")
     assert forked(planned.message("j1", [*firsts, *seconds])) == 0
     segments, outcomes = planned.segments("j1"), planned.outcomes("j1")
-    assert [len(s.outcomes) for s in segments] == [1] * 6 + [0]
-    assert [s.final for s in segments] == [False] * 6 + [True]
+    # A busy machine may write several that ended since the last flush together; each is there, once, before the end is said.
+    assert all(s.outcomes for s in segments[:-1])
+    assert sorted(o.quantum for s in segments[:-1] for o in s.outcomes) == sorted([*firsts, *seconds])
+    assert [s.final for s in segments] == [False] * (len(segments) - 1) + [True]
     assert {o.state for o in outcomes} == {"succeeded"}
     assert all(o.wall_s > 0 and o.cpu_s > 0 and o.peak_mb > 10 and not o.unwritten for o in outcomes)
     by_quantum = {o.quantum: o for o in outcomes}
@@ -106,7 +109,7 @@ def test_only_the_jobs_quanta_are_loaded_parents_first(make_planned):
     mixed = [*planned.quanta("second")[:1], *planned.quanta("first")]
     work = load(planned.message("j1", mixed), planned.endpoint)
     assert set(work.quanta) == set(mixed)
-    order = list(work.quanta)
+    order = work.order
     for quantum, parents in work.parents.items():
         assert all(order.index(p) < order.index(quantum) for p in parents)
 

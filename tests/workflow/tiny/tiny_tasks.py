@@ -1,7 +1,7 @@
 """Cheap chained tasks on small JSON datasets, and the repository they need.
 
-What they do is said by their inputs' values, so that a test can make any quantum fail in any way without touching the code under
-test.
+What `first` does is said by its input's value, and under `then` what `second` does, so that a test can make any quantum fail in
+any way without touching the code under test.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class TinyCam(pb.Instrument):
         return "TinyCam"
 
     def register(self, registry, *, update=False):
-        raise NotImplementedError
+        raise TypeError("make_repo registers the camera")
 
     def getRawFormatter(self, dataId):
-        raise NotImplementedError
+        raise TypeError("this camera has no raw frames")
 
 
 def _once(mark):
@@ -115,7 +115,7 @@ class FirstTask(pb.PipelineTask):
 
     def run(self, data):
         misbehave(data)
-        return pb.Struct(out={"value": data["value"] + int(os.environ.get("TINY_ADD", self.config.add))})
+        return pb.Struct(out={**data.get("then", {}), "value": data["value"] + int(os.environ.get("TINY_ADD", self.config.add))})
 
 
 class SecondConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
@@ -137,6 +137,7 @@ class SecondTask(pb.PipelineTask):
         assert initInputs["schema"] == {"columns": ["value"]}
 
     def run(self, data):
+        misbehave(data)
         return pb.Struct(out={"value": data["value"] + self.config.add})
 
 
@@ -159,6 +160,37 @@ class GatherTask(pb.PipelineTask):
 
     def run(self, data):
         return pb.Struct(out={"total": sum(d["value"] for d in data), "n": len(data)})
+
+
+class VerdictConnections(pb.PipelineTaskConnections, dimensions=("instrument", "detector")):
+    calib = ct.PrerequisiteInput(
+        doc="in", name="tiny_calib", storageClass="StructuredDataDict", dimensions=("instrument", "detector"), isCalibration=True
+    )
+    data = ct.Input(
+        doc="for the detectors", name="tiny_in", storageClass="StructuredDataDict", dimensions=DIMENSIONS, multiple=True
+    )
+    out = ct.Output(
+        doc="out", name="tiny_calib_verification", storageClass="StructuredDataDict", dimensions=("instrument", "detector")
+    )
+
+
+class VerdictConfig(pb.PipelineTaskConfig, pipelineConnections=VerdictConnections):
+    refused = Field(doc="detectors below this are refused", dtype=int, default=0)
+
+
+class VerdictTask(pb.PipelineTask):
+    """Passes or refuses a calibration, as its configuration says."""
+
+    ConfigClass = VerdictConfig
+    _DefaultName = "verdict"
+
+    def runQuantum(self, butlerQC, inputRefs, outputRefs):
+        detector = outputRefs.out.dataId["detector"]
+        passed = detector >= self.config.refused
+        metric = {"name": "tiny_verified", "value": float(passed), "unit": "", "subject": {"detector": detector}}
+        reasons = [] if passed else ["it is tiny"]
+        out = {"dataset": str(inputRefs.calib.id), "passed": passed, "reasons": reasons, "metrics": [metric]}
+        butlerQC.put(pb.Struct(out=out), outputRefs)
 
 
 class UseConnections(pb.PipelineTaskConnections, dimensions=DIMENSIONS):
@@ -194,10 +226,12 @@ tasks:
   first: {class: tiny_tasks.FirstTask}
   second: {class: tiny_tasks.SecondTask}
   gather: {class: tiny_tasks.GatherTask}
+  verdict: {class: tiny_tasks.VerdictTask}
   use: {class: tiny_tasks.UseTask}
 subsets:
   pair: [first, second]
   calibrate: [first, second, gather]
+  judge: [verdict]
   apply: [use]
 """
 

@@ -1,0 +1,1 @@
+"""Real HTCondor pools on this machine. Reading order: programs, config, pool."""

@@ -1,0 +1,1 @@
+"""The backbone's soak: objects put, replicated, read back while all is killed. Reading order: stand, killer, rounds, record."""

@@ -1,0 +1,218 @@
+"""Commands: `pachon alerts …`. Thin: they parse, call the service, print."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import signal
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from services.alerts.book import FULL
+from services.alerts.database_transport import position_at
+from services.alerts.follow import Collection, follow
+from services.alerts.packets import container, encode
+from services.alerts.service import AlertService
+from services.broker import keep_secret, secret_in
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_home(function: F) -> F:
+    """The option that every command has."""
+    return click.option(
+        "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
+    )(function)
+
+
+def until_told() -> threading.Event:
+    """Set by SIGTERM and SIGINT: services end after what they are doing."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def log_to_output() -> None:
+    """What a service says goes into the log that `pachon up` keeps of it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("rstream").setLevel(logging.WARNING)
+
+
+@click.group()
+def alerts() -> None:
+    """Find alerts again, and bring them to subscribers."""
+
+
+@alerts.command()
+@click.argument("alert", type=int)
+@click.option("--avro", "path", type=click.Path(path_type=Path, dir_okay=False), help="Write the packet to an Avro file instead.")
+@click.option("--cutouts", is_flag=True, help="Print the cut-outs too, in base64.")
+@with_home
+def get(alert: int, path: Path | None, cutouts: bool, home: Path) -> None:
+    """Print the packet of an alert, found by its id."""
+    with AlertService(home) as service:
+        packet = service.outbox.archive.get(alert)
+        if path is not None:
+            path.write_bytes(container([encode(packet)])[0])
+            click.echo(f"alert {alert}: written to {path}")
+            return
+    click.echo(json.dumps({k: _plain(v, cutouts) for k, v in packet.items()}, indent=1))
+
+
+def _plain(value: Any, cutouts: bool) -> Any:
+    if isinstance(value, bytes):
+        return b64encode(value).decode() if cutouts else f"{len(value)} bytes"
+    return value
+
+
+@alerts.command()
+@click.argument("visit", type=int)
+@with_home
+def visit(visit: int, home: Path) -> None:
+    """List detector and id of every alert of a visit."""
+    with AlertService(home) as service:
+        for detector, alert in service.outbox.archive.of_visit(visit):
+            click.echo(f"{detector}\t{alert}")
+
+
+@alerts.command("object")
+@click.argument("number", type=int)
+@with_home
+def of_object(number: int, home: Path) -> None:
+    """List the ids of every alert about a DIAObject."""
+    with AlertService(home) as service:
+        for alert in service.outbox.archive.of_object(number):
+            click.echo(str(alert))
+
+
+@alerts.command()
+@with_home
+def status(home: Path) -> None:
+    """Print each stream: alerts promised, published, and who subscribes."""
+    with AlertService(home) as service:
+        names: dict[str, list[str]] = {}
+        for subscriber in service.subscribers.all():
+            names.setdefault(subscriber.stream, []).append(subscriber.name)
+        for stream, (last, _) in sorted(service.outbox.book.streams().items()):
+            published = service.outbox.published(stream)
+            click.echo(f"{stream}\t{last} promised\t{published} published\t{', '.join(names.get(stream, [])) or 'no subscriber'}")
+
+
+@alerts.command()
+@click.option("--once", is_flag=True, help="End when everything is published.")
+@with_home
+def distribute(once: bool, home: Path) -> None:
+    """Publish what the outbox promises, as `pachon up` does; any number may run."""
+    log_to_output()
+    stop = until_told()
+    with AlertService(home) as service:
+        transport = service.transport()
+        try:
+            distributor = service.distributor(transport)
+            if not once:
+                distributor.run(stop)
+            while once and not stop.is_set() and (done := distributor.round()).published:
+                click.echo(f"{done.published} published")
+        finally:
+            transport.close()
+
+
+@alerts.command()
+@click.option("--as", "name", required=True, help="Name of the subscriber.")
+@click.option(
+    "--secret", "secret", required=True, type=click.Path(path_type=Path, exists=True), help="Mode-600 file of its secret."
+)
+@click.option(
+    "--into", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="SQLite file that collects packets."
+)
+@click.option("--archive", is_flag=True, help="Read from the archive: what the broker has let go of too.")
+@click.option("--since", type=click.DateTime(), help="Begin with what was promised from then on (UTC); for a new file only.")
+@click.option("--until", type=int, help="End after this position.")
+@with_home
+def replay(name: str, secret: Path, path: Path, archive: bool, since: datetime | None, until: int | None, home: Path) -> None:
+    """Collect a subscriber's alerts, from where the file is: each once, however often this is broken off and begun again."""
+    log_to_output()
+    with AlertService(home) as service:
+        stream = service.subscribers.stream_of(name)
+        start = 0 if since is None else position_at(service.outbox.book, stream, since.replace(tzinfo=UTC).timestamp())
+        collection = Collection(path, start=start)
+        transport = service.archive_transport() if archive else service.transport()
+        try:
+            last = follow(
+                transport, collection, stream=stream, name=name, secret=secret_in(secret), stop=until_told(), until=until
+            )
+        finally:
+            transport.close()
+        click.echo(f"{path}: {len(collection.received())} alerts, the last at position {last}")
+
+
+@alerts.group()
+def subscriber() -> None:
+    """Who may read which stream."""
+
+
+@subscriber.command()
+@click.argument("name")
+@click.option("--stream", default=FULL, show_default=True)
+@click.option("--actor", default=getpass.getuser, show_default="your name")
+@with_home
+def add(name: str, stream: str, actor: str, home: Path) -> None:
+    """Make a subscriber; its secret goes to HOME/secrets/alerts-NAME, and is kept nowhere else."""
+    with AlertService(home) as service:
+        click.echo(
+            f"subscriber {name} of {stream}: secret in {_kept(home, name, service.subscribe(name, actor=actor, stream=stream))}"
+        )
+
+
+@subscriber.command()
+@click.argument("name")
+@with_home
+def renew(name: str, home: Path) -> None:
+    """Make a new secret; the old one is refused from then on."""
+    with AlertService(home) as service:
+        click.echo(f"subscriber {name}: new secret in {_kept(home, name, service.renew(name))}")
+
+
+@subscriber.command()
+@click.argument("name")
+@with_home
+def remove(name: str, home: Path) -> None:
+    """Let a subscriber in no more."""
+    with AlertService(home) as service:
+        service.unsubscribe(name)
+    (home / "secrets" / f"alerts-{name}").unlink(missing_ok=True)
+    click.echo(f"subscriber {name}: gone")
+
+
+@subscriber.command("list")
+@with_home
+def list_(home: Path) -> None:
+    """List subscribers and their streams."""
+    with AlertService(home) as service:
+        for found in service.subscribers.all():
+            made = datetime.fromtimestamp(found.made, UTC).isoformat(timespec="seconds")
+            click.echo(f"{found.name}\t{found.stream}\tmade {made} by {found.made_by}")
+
+
+@alerts.command()
+def schema() -> None:
+    """Print the Avro schema of packets, whole, as readers of other languages want it."""
+    from payloads.alert_schema import printable
+    from payloads.alert_schema import schema as of_packets
+
+    click.echo(json.dumps(printable(of_packets()), indent=1))
+
+
+def _kept(home: Path, name: str, secret: str) -> Path:
+    path = home / "secrets" / f"alerts-{name}"
+    keep_secret(path, secret)
+    return path

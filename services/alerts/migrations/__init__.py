@@ -1,0 +1,1 @@
+"""Alembic's scripts of the alert service's tables."""

@@ -1,0 +1,71 @@
+"""Tables of the alert service. Times are seconds since 1970 (UTC). Changes go through services/alerts/migrations.
+
+A stream is a log of alerts in one order; a subscriber reads one stream. All subscribers of everything read the stream `alerts`,
+each user of filters has one of its own. A row of `al_outbox` promises an alert to the subscribers of a stream; its position is
+the number that the broker knows the message by, without a gap, so that publishing it twice is the same as once.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
+Time: sa.Double[float] = sa.Double()
+
+batch = sa.Table(
+    "al_batch",
+    metadata,
+    sa.Column("id", Big, sa.Identity(), primary_key=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),  # of the archive's object
+    sa.Column("visit", Big, nullable=False, index=True),
+    sa.Column("detector", sa.Integer, nullable=False),
+    sa.Column("at", Time, nullable=False),
+)
+
+# Alerts of the archive: what makes an alert come once is that its id is here once.
+alert = sa.Table(
+    "al_alert",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=False),  # diaSourceId
+    sa.Column("batch", Big, nullable=False, index=True),
+    sa.Column("start", Big, nullable=False),  # of its Avro in the object, bytes
+    sa.Column("size", Big, nullable=False),
+    sa.Column("object", Big),  # diaObjectId
+    sa.Index("ix_al_alert_object", "object"),
+)
+
+stream = sa.Table(
+    "al_stream",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("last", Big, nullable=False),  # position given out last, from 1
+    sa.Column("published", Big, nullable=False),  # up to here the broker has said yes
+)
+
+outbox = sa.Table(
+    "al_outbox",
+    metadata,
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("position", Big, nullable=False),
+    sa.Column("alert", Big, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.PrimaryKeyConstraint("stream", "position"),
+    sa.UniqueConstraint("stream", "alert"),
+)
+
+subscriber = sa.Table(
+    "al_subscriber",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text, nullable=False),  # SHA-256 of 32 random bytes, in hex
+    sa.Column("made", Time, nullable=False),
+    sa.Column("made_by", sa.Text, nullable=False),
+)

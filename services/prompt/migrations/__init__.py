@@ -1,0 +1,1 @@
+"""Alembic's scripts of the table of what the night has seen."""

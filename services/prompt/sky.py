@@ -1,0 +1,108 @@
+"""What the prompt path has seen, by its place on the sky: difference sources with the object that each belongs to.
+
+Objects are made from their sources when they are read, so nothing is kept twice. Reading costs what is around the field, whatever
+the nights before have seen elsewhere: the index is by trixel (HTM, level 10, some 5 arcmin) and time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import sqlalchemy as sa
+from astropy.table import Table
+from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
+
+from backbone.database import Database
+from payloads.association import summarise
+from payloads.htm import htm_index
+from payloads.prompt.preloaded import KnownObjects
+from services.settings import DATABASE, database_url
+
+LEVEL = 10
+YEAR_D = 365.25
+metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"})
+_BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+source = sa.Table(
+    "sky_source",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("instrument", sa.Text, nullable=False),
+    sa.Column("trixel", sa.Integer, nullable=False),
+    sa.Column("object", _BIG, nullable=False),  # 0: none
+    sa.Column("mjd", sa.Double, nullable=False),  # TAI
+    sa.Column("body", sa.Text, nullable=False),  # JSON: the row of dia_source
+    sa.Index("ix_sky_source_instrument_trixel_mjd", "instrument", "trixel", "mjd"),
+)
+
+
+class SkyBook(Database):
+    """The database that holds them."""
+
+    noun = "table of prompt sources"
+    migrations = Path(__file__).parent / "migrations"
+    version_table = "sky_version"
+    upgrade_lock = 7_224_665
+
+
+class Sky(AbstractContextManager["Sky"]):
+    """Sources of one instrument."""
+
+    def __init__(self, book: SkyBook, instrument: str) -> None:
+        self.book, self._instrument = book, instrument
+
+    @classmethod
+    def open(cls, home: Path, instrument: str, url: str = DATABASE) -> Self:
+        """Of a home."""
+        return cls(SkyBook.open(database_url(url, home)), instrument)
+
+    def __exit__(self, *_: object) -> None:
+        self.book.close()
+
+    def add(self, sources: Table) -> int:
+        """Keep rows of dia_source that have `diaObjectId`; those that are there stay as they are. Returns how many are new."""
+        if not len(sources):
+            return 0
+        trixels = htm_index(np.asarray(sources["ra"], float), np.asarray(sources["dec"], float), LEVEL)
+        rows = [
+            {
+                "id": int(row["diaSourceId"]),
+                "instrument": self._instrument,
+                "trixel": int(trixel),
+                "object": int(row["diaObjectId"]),
+                "mjd": float(row["midpointMjdTai"]),
+                "body": json.dumps({name: _plain(row[name]) for name in sources.colnames}),
+            }
+            for row, trixel in zip(sources, trixels, strict=True)
+        ]
+        with self.book.begin() as connection:
+            known = connection.execute(sa.select(source.c.id).where(self.book.among(source.c.id, [r["id"] for r in rows]))).all()
+            self.book.insert_new(connection, source, rows)
+        return len(rows) - len(known)
+
+    def around(self, ra_deg: float, dec_deg: float, radius_deg: float) -> KnownObjects:
+        """Objects within a circle (ICRS) and all their sources there of the twelve months before the newest of them."""
+        place = UnitVector3d(LonLat.fromDegrees(ra_deg % 360, dec_deg))
+        ranges = HtmPixelization(LEVEL).envelope(Circle(place, Angle.fromDegrees(radius_deg)))
+        inside = sa.or_(*(source.c.trixel.between(begin, end - 1) for begin, end in ranges))
+        here = sa.and_(source.c.instrument == self._instrument, inside)
+        newest = sa.select(sa.func.max(source.c.mjd)).where(here).scalar_subquery()
+        query = sa.select(source.c.body).where(here, source.c.mjd > newest - YEAR_D, source.c.object != 0)
+        rows = [json.loads(row.body) for row in self.book.all(query.order_by(source.c.mjd, source.c.id))]
+        if not rows:
+            return KnownObjects.none()
+        sources = Table({name: [_number(row.get(name)) for row in rows] for name in rows[0]})
+        return KnownObjects(objects=summarise(sources, np.asarray(sources["diaObjectId"], np.int64)), sources=sources)
+
+
+def _plain(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value

@@ -1,0 +1,64 @@
+"""What the prompt path remembers of the sky."""
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from services.prompt.sky import Sky
+
+
+def sources(first, ra, dec, mjd, objects):
+    n = len(ra)
+    return Table(
+        {
+            "diaSourceId": np.arange(first, first + n),
+            "diaObjectId": np.asarray(objects, np.int64),
+            "ra": np.asarray(ra, float),
+            "dec": np.asarray(dec, float),
+            "raErr": np.full(n, 1e-5),
+            "decErr": np.full(n, 1e-5),
+            "midpointMjdTai": np.full(n, float(mjd)),
+            "band": ["r"] * n,
+            "psfFlux": np.full(n, 100.0),
+            "psfFluxErr": np.full(n, 5.0),
+            "snr": np.full(n, np.nan),
+        }
+    )
+
+
+@pytest.fixture
+def sky(tmp_path):
+    with Sky.open(tmp_path, "SimCam") as made:
+        yield made
+
+
+def test_objects_are_found_around_a_place_with_all_their_sources(sky):
+    sky.add(sources(1, [10.0, 10.001], [0.0, 0.0], 60000, [1, 2]))
+    sky.add(sources(11, [10.0, 80.0], [0.0, 0.0], 60001, [1, 12]))
+    found = sky.around(10.0, 0.0, 0.05)
+    assert sorted(found.objects["diaObjectId"]) == [1, 2]
+    assert sorted(found.sources["diaSourceId"]) == [1, 2, 11]
+    assert dict(zip(found.objects["diaObjectId"], found.objects["nDiaSources"], strict=True)) == {1: 2, 2: 1}
+    assert np.isnan(found.sources["snr"]).all()
+
+
+def test_the_same_sources_again_change_nothing(sky):
+    table = sources(1, [10.0], [0.0], 60000, [1])
+    assert (sky.add(table), sky.add(table)) == (1, 0)
+    assert len(sky.around(10.0, 0.0, 0.05).sources) == 1
+
+
+def test_what_belongs_to_no_object_or_is_older_than_a_year_is_left_out(sky):
+    sky.add(sources(1, [10.0, 10.0], [0.0, 0.001], 60000, [1, 0]))
+    sky.add(sources(11, [10.0], [0.002], 60400, [11]))
+    assert list(sky.around(10.0, 0.0, 0.05).objects["diaObjectId"]) == [11]
+
+
+def test_a_sky_of_which_nothing_is_known_is_empty(sky):
+    assert len(sky.around(200.0, -80.0, 0.1).objects) == 0
+    assert sky.add(sources(1, [], [], 60000, [])) == 0
+
+
+def test_a_field_at_the_seam_of_right_ascension_is_one(sky):
+    sky.add(sources(1, [359.999, 0.001], [10.0, 10.0], 60000, [1, 2]))
+    assert len(sky.around(360.0, 10.0, 0.05).objects) == 2
