@@ -1,4 +1,7 @@
-"""Files ↔ objects: CCDData as FITS, raw frames as they came, alert packets as bytes. Nothing of afw or obs_base is needed."""
+"""Files ↔ objects: CCDData as FITS, raw frames as they came, tables as Parquet, alert packets as bytes.
+
+Nothing of afw or obs_base is needed.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow.parquet as pq
 from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData, VarianceUncertainty
 from astropy.wcs import WCS
 from lsst.daf.butler import DatasetProvenance, FormatterV2, StorageClassDelegate
+from lsst.daf.butler.formatters.parquet import ParquetFormatter
 from lsst.resources import ResourcePath
 
 from payloads.image import MaskedImage
@@ -306,6 +311,26 @@ class RawFormatter(FormatterV2):
             if component == "header":
                 return meta
             return CCDData(_native(image_hdu(hdus).data), unit=u.adu, meta=meta)
+
+
+class TableFormatter(ParquetFormatter):
+    """A table as Parquet, read by the thread that asks for it.
+
+    The Butler's own gives Arrow's threads a Python file to read ahead from. One of them that lets go of it while the interpreter
+    ends is killed by it, and the whole program with it: "terminate called without an active exception" (apache/arrow#34314).
+    """
+
+    can_read_from_uri = False  # through fsspec: again a Python file
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
+        """The table as Arrow has it; of a component, or of some columns, what the Butler's formatter makes of them."""
+        if component or self.file_descriptor.parameters:
+            return super().read_from_local_file(path, component, expected_size)
+        table = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+        metadata = table.schema.metadata or {}
+        if b"lsst::arrow::rowcount" in metadata:  # the Butler wrote it: astropy's own description of the columns is not wanted
+            metadata.pop(b"table_meta_yaml", None)
+        return table.replace_schema_metadata(metadata)
 
 
 class AlertPacketsFormatter(FormatterV2):

@@ -24,6 +24,7 @@ SEED: dict[str, Any] = {
             "CCDData": "payloads.formatters.CCDDataFormatter",
             "AstropyWcs": "payloads.formatters.CCDDataFormatter",
             "AlertPackets": "payloads.formatters.AlertPacketsFormatter",
+            "ArrowAstropy": "payloads.formatters.TableFormatter",
             "StructuredDataDict": "lsst.daf.butler.formatters.json.JsonFormatter",
             "StructuredDataList": "lsst.daf.butler.formatters.json.JsonFormatter",
         },

@@ -11,6 +11,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty, VarianceUncertainty
+from astropy.table import Table
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler, DatasetType
 
@@ -193,7 +194,7 @@ def test_first_image_is_found_behind_an_empty_primary(tmp_path: Path) -> None:
 @pytest.fixture
 def butler(home: Path) -> Butler:
     butler = open_repository(home / "repo", writeable=True, run="test")
-    for name, storage_class in (("thing", "CCDData"), ("packets", "AlertPackets")):
+    for name, storage_class in (("thing", "CCDData"), ("packets", "AlertPackets"), ("table", "ArrowAstropy")):
         butler.registry.registerDatasetType(DatasetType(name, (), storage_class, universe=butler.dimensions))
     return butler
 
@@ -244,3 +245,15 @@ def test_packed_raw_frame_is_read_as_the_plain_one(pack: Any, write_frame: Any, 
     assert one.wcs is None
     assert one.unit == u.adu
     assert {k: other.meta[k] for k in ("SEQNUM", "RA", "FILTER")} == {"SEQNUM": 1, "RA": 150.0, "FILTER": "r1"}
+
+
+def test_a_table_is_read_without_arrow_s_threads(butler: Butler, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table({"id": np.arange(3), "flux": np.array([1.5, np.nan, -2.0], np.float32) * u.nJy, "band": ["g", "r", "i"]})
+    butler.put(table, "table")
+    monkeypatch.setattr("pyarrow.parquet.read_table", None)  # it reads ahead in threads
+    found = butler.get("table")
+    assert found.colnames == table.colnames == list(butler.get("table.columns"))
+    assert butler.get("table.rowcount") == 3
+    assert found["flux"].unit == u.nJy
+    np.testing.assert_array_equal(found["flux"], table["flux"])
+    assert list(found["band"]) == ["g", "r", "i"]
