@@ -23,6 +23,7 @@ from workflow.night.lock import NightLock
 from workflow.night.reports_in import Intake, Report
 from workflow.night.settings import PromptSettings
 from workflow.night.states import NIGHT_TABLE, NightState, PartState, WorkerState
+from workflow.pools.pool import PoolJob
 from workflow.states import follow
 
 _LOG = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ class Supervisor:
     def round(self) -> NightState:
         """Do what is due; returns the night's state. LockLost if another supervisor has taken over."""
         held = self._held()
+        states = self.crew.states(self._living())  # before hearing: who left has then been heard to say so
         self._hear(held)
-        self._crew(held)
+        self._crew(held, states)
         held = self._held()
         self._announce(held)
         self._deadlines(held)
@@ -111,14 +113,15 @@ class Supervisor:
         with self.lock.begin() as connection:
             books.tell(connection, held.name, self.clock.now(), "transport", words)
 
-    def _crew(self, held: books.Row) -> None:
+    def _living(self) -> list[books.Row]:
+        with self.ledger.read() as connection:
+            return list(books.workers(connection, self.name))
+
+    def _crew(self, held: books.Row, states: dict[str, PoolJob]) -> None:
         if held.state == NightState.CLOSED:
             return
         now = self.clock.now()
-        with self.ledger.read() as connection:
-            living = list(books.workers(connection, held.name))
-        states = self.crew.states(living)
-        verdicts = self.crew.verdicts(living, states, now, self._deaf_until)
+        verdicts = self.crew.verdicts(self._living(), states, now, self._deaf_until)
         with self.lock.begin() as connection:
             for verdict in verdicts:
                 self.crew.give_up(connection, held, verdict, now)
@@ -193,9 +196,9 @@ class Supervisor:
     def _drain(self, held: books.Row) -> NightState:
         """Workers end what is in flight, then themselves; then the night is closed."""
         now = self.clock.now()
+        living = self._living()
         with self.ledger.read() as connection:
             open_parts = books.parts(connection, held.name, open_only=True)
-            living = list(books.workers(connection, held.name))
         if not open_parts and not living:
             return self._to(held, "close", {"closed": now}, "every worker has ended")
         if not open_parts and now - held.drained > self.prompt.deadline_s + _DRAIN_MAX_S:

@@ -180,6 +180,23 @@ def test_a_night_that_drains_tells_its_workers_and_closes_when_they_have_left(st
     assert {row.state for row in stage.nights.rows("n1")[2]} == {WorkerState.ENDED}
 
 
+def test_a_worker_that_leaves_and_is_gone_while_its_pool_is_asked_is_not_lost(stage, monkeypatch):
+    stage.begin(detectors=(0,))
+    stage.arm()
+    stage.nights.drain("n1", "test")
+    ask = stage.pool.poll
+
+    def leaves_meanwhile(keys):
+        for row in stage.living().values():
+            stage.say(Left(night="n1", detector=0, worker=row.key, reason="the night drains"))
+            stage.pool.end(row.key, 0)
+        return ask(keys)
+
+    monkeypatch.setattr(stage.pool, "poll", leaves_meanwhile)
+    stage.rounds(1)
+    assert [row.state for row in stage.nights.rows("n1")[2]] == [WorkerState.ENDED]
+
+
 def test_workers_that_do_not_leave_are_ended(stage):
     stage.begin()
     stage.arm()
