@@ -18,8 +18,10 @@ from typing import Any
 
 from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config, DatasetRef
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
+from lsst.pipe.base.pipeline_graph import compare_packages
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
 from lsst.resources import ResourcePath
+from lsst.utils.packages import Packages
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -135,8 +137,8 @@ def plan_group(
         graph.pipeline_graph.register_dataset_types(client)
         graph.write_configs(client)
         graph.write_init_outputs(client, skip_existing=True)
-        if first:  # listing the installed packages takes half a second
-            graph.write_packages(client)
+        if first:
+            _note_software(graph, client)
         row = {
             "campaign": plan.campaign,
             "step": plan.step,
@@ -154,6 +156,24 @@ def plan_group(
         configs = {label: sha256_of(task.get_config_str().encode()) for label, task in graph.pipeline_graph.tasks.items()}
         rows = _rows(client, graph, plan, group)
         return PlannedGroup(row=row, files=files, configs=configs, graph=graph, **rows)
+
+
+def _note_software(graph: Any, client: Any) -> None:
+    """What is installed, into the RUN; ConflictingDefinitionError where something else is noted there.
+
+    `write_packages` of the graph looks for what is imported, and takes half a second for it each time; what is installed,
+    lsst.utils lists once for a process.
+    """
+    (ref,) = graph.get_init_outputs("").values()
+    software = Packages.fromSystem(include_all=True)
+    try:
+        noted = client.get(ref)
+    except (LookupError, FileNotFoundError):
+        client.put(software, ref)
+        return
+    if compare_packages(noted, software):  # it now has what was not installed then
+        client.pruneDatasets([ref], unstore=True, purge=True)
+        client.put(noted, ref)
 
 
 def output_refs(graph: Any) -> dict[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_campaign_publishes_exactly_what_was_accepted_and_sweeps_the_rest(worl
     assert (status.step("pair").expected, status.step("pair").published) == (16, 16)
     check_registry(world, 16)
     repo = world.home / "repo"
+    assert Butler.from_config(str(repo), collections="c1/pair/1").get("packages")["numpy"] == version("numpy")
     jobs = {r.id for r in world.rows(sa.select(t.job.c.id))}
     assert {Path(info.path).parts[:2] for _, info in infos(accepted_records(world))} <= {("_a", j) for j in jobs}
     left = {str(p.relative_to(repo)) for p in (repo / "_a").rglob("*") if p.is_file()}
