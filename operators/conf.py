@@ -225,7 +225,7 @@ class Month(Span):
     sky: str = Field(
         default="science",
         pattern=_WORD,
-        description="observation type of the frames of the sky; none: neither fringes nor illumination",
+        description="observation type of the frames of the sky; none: no fringes or illumination, crosstalk unverified there",
     )
     pixels: str = Field(
         default="flat",

@@ -104,6 +104,8 @@ def _judged(butler: Any, ref: Any, verdicts: dict[str, Any] | None) -> Product:
             state, why = ProductState.REFUSED, "it was not verified"
         elif not verdict["passed"]:
             state, why = ProductState.REFUSED, "; ".join(verdict["reasons"])
+        else:
+            why = "; ".join(verdict.get("notes", ()))
     return Product(
         dataset=str(ref.id),
         dataset_type=ref.datasetType.name,

@@ -108,6 +108,7 @@ class Day:
                     "where": _where(v["subject"]),
                     "passed": v["passed"],
                     "reasons": v["reasons"],
+                    "notes": v.get("notes", []),
                     "frames": frames,
                     "compared": v["certified"] is not None,
                     "signed": (signature or {}).get("approved_by") if v["passed"] else None,

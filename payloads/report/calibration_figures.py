@@ -33,6 +33,7 @@ _LABELS = {
     "change": "change from certified",
     "bad": "bad pixels (part)",
     "change_bad": "change of bad pixels (part)",
+    "sky_left": "ghosts left on the sky (part)",
 }
 """What is drawn of the amplifiers' checks, in this order."""
 _TRENDS = {

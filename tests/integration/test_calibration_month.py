@@ -71,6 +71,16 @@ def test_every_product_is_verified_and_certified_in_one_signature(month):
     assert {p.dataset for p in products} == {str(ref.id) for ref in month.refs.values()}
 
 
+def test_crosstalk_was_looked_for_on_the_sky_and_its_verdict_says_what_so_few_stars_tell(month):
+    (signed,) = month.campaigns.certifications.every()
+    (verdict,) = month.campaigns.documents(signed.campaign, "crosstalk_verification")
+    assert verdict["passed"]
+    assert "on science" in verdict["notes"][0]
+    assert verdict["science"]["frames"] or verdict["science"]["frames_left_out"], "it looked"
+    (told,) = (p.why for p in month.campaigns.certifications.products(signed.collection) if p.dataset_type == "crosstalk")
+    assert told == verdict["notes"][0]
+
+
 def test_what_is_read_back_is_the_truth_as_far_as_so_few_frames_tell(month):
     scores = score(Night(month.survey), month.made, "i")
     assert max(scores["bias_noise_ratio"], scores["dark_noise_ratio"]) < 1.1

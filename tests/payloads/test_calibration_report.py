@@ -26,7 +26,9 @@ def day():
     ptc = [check(name, a, 1.7) for name in ("gain", "read_noise") for a in AMPLIFIERS]
     ptc.append(check("change_gain", "A", 0.05, passed=False))
     verdicts = [verdict("ptc", ptc), verdict("bias", [check("bad", "A", 0.0)], passed=False, n_frames=2, held_out=True)]
-    verdicts.append(verdict("fringe", [], subject={"detector": 0, "physical_filter": "i"}))
+    verdicts.append(
+        verdict("fringe", [], subject={"detector": 0, "physical_filter": "i"}, notes=["not verified on science: no frame"])
+    )
     said = {"kind": "bias", "reasons": ["light in A", "light in B"], "metrics": [{"subject": {"exposure": 7, "detector": 0}}]}
     alarm = SimpleNamespace(
         id=3, severity="error", state="RAISED", words="bias_verified 0 is below 1", subject={"detector": 0, "amplifier": "A"},
@@ -64,6 +66,7 @@ def test_page_says_what_is_wrong_with_what_and_draws_the_rest(day, tmp_path):
         "amplifier=A detector=0",
         "bias_verified 0 is below 1",
         "pachon qc acknowledge",
+        "not verified on science: no frame",
     ):
         assert words in page
     assert [p["product"] for p in document["products"]] == ["bias", "fringe", "ptc"], "what was refused comes first"

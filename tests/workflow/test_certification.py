@@ -60,6 +60,7 @@ def test_what_passed_is_certified_approved_by_rule_and_signed(world):
     assert 0 < signed.approved_at <= world.clock.now()
     assert len(signed.digest) == 64
     assert [p.state for p in books.products(COLLECTION)] == [ProductState.CERTIFIED] * 4
+    assert {p.why for p in books.products(COLLECTION)} == {"of tiny data"}, "what its verification says of it is in the books"
 
 
 def test_what_failed_its_verification_is_refused_with_the_reason_and_raises_an_alarm(world):

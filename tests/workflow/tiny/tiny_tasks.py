@@ -190,6 +190,7 @@ class VerdictTask(pb.PipelineTask):
         metric = {"name": "tiny_verified", "value": float(passed), "unit": "", "subject": {"detector": detector}}
         reasons = [] if passed else ["it is tiny"]
         out = {"dataset": str(inputRefs.calib.id), "passed": passed, "reasons": reasons, "metrics": [metric]}
+        out["notes"] = ["of tiny data"]
         butlerQC.put(pb.Struct(out=out), outputRefs)
 
 
