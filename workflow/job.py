@@ -130,6 +130,11 @@ def segment_key(attempt: str, number: int, kind: Literal["json", "zip"] = "json"
     return f"_a/{attempt}/segments/{number:05}.{kind}"
 
 
+def begun_key(attempt: str) -> str:
+    """Key of the object that a job's process makes as it begins, and that is made once: an attempt has one process."""
+    return f"_a/{attempt}/begun.json"
+
+
 def heartbeat_key(attempt: str) -> str:
     """Key of the object that a living job writes again and again; its content differs each time."""
     return f"_a/{attempt}/heartbeat.json"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +15,13 @@ from typing import Any
 
 from backbone.endpoint import Endpoint
 from backbone.endpoints import open_endpoint, use_profiles
-from backbone.errors import TransientError
+from backbone.errors import ObjectExists, TransientError
 from payloads.runner import child
 from payloads.runner.failures import of_death
 from payloads.runner.frames import Frame, Reader
+from payloads.runner.meter import process_began
 from payloads.runner.report import Reporter
-from workflow.job import EXIT_BROKEN, EXIT_PREEMPTED, EXIT_STORAGE, NULL, Failure, JobMessage, Outcome, Place
+from workflow.job import EXIT_BROKEN, EXIT_PREEMPTED, EXIT_STORAGE, NULL, Failure, JobMessage, Outcome, Place, begun_key
 
 _LOG = logging.getLogger(__name__)
 _WATCH_S = 0.2
@@ -31,6 +34,9 @@ def run_job(job: JobMessage, *, stopping: Stopping | None = None, began: float |
     `stopping`: whether the process was asked to end, where others listen too; `began`: when the job did, if not with its process.
     """
     endpoint = opened(job.endpoint)
+    if not _is_first(endpoint, job.attempt):
+        _LOG.warning("job %s had begun before and was started anew: what is left of it is for another attempt", job.attempt)
+        return EXIT_PREEMPTED
     reporter = Reporter(job, endpoint, began=began)
     stopping = stopping or Stopping().install()
     reporter.tick(None)
@@ -43,6 +49,16 @@ def run_job(job: JobMessage, *, stopping: Stopping | None = None, began: float |
         reporter.close(f"cannot begin: {type(error).__name__}: {error}")
         return EXIT_BROKEN
     return Supervisor(work, reporter, stopping).run()
+
+
+def _is_first(endpoint: Endpoint, attempt: str) -> bool:
+    """Whether no other process has begun this attempt: a second one would overwrite what was accepted of the first."""
+    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "process": process_began(os.getpid())}).encode()
+    try:
+        endpoint.put(begun_key(attempt), mine, create_only=True)
+    except ObjectExists:
+        return endpoint.get(begun_key(attempt)) == mine  # an endpoint whose answer was lost is asked again
+    return True
 
 
 def _loaded(job: JobMessage, endpoint: Endpoint) -> child.Work:

@@ -48,6 +48,15 @@ def test_a_job_reports_each_quantum_as_it_ends_with_what_it_took_and_wrote(make_
     assert planned.endpoint.get(heartbeat_key("j1"))
 
 
+def test_a_job_that_its_pool_starts_anew_overwrites_nothing_and_says_that_it_was_evicted(make_planned):
+    planned = make_planned()
+    firsts = planned.quanta("first")
+    assert forked(planned.message("j1", firsts)) == 0
+    wrote = {key: planned.endpoint.get(key) for key in planned.endpoint.list("_a/j1/")}
+    assert forked(planned.message("j1", firsts)) == EXIT_PREEMPTED
+    assert {key: planned.endpoint.get(key) for key in planned.endpoint.list("_a/j1/")} == wrote
+
+
 def test_an_input_that_nobody_accepted_is_missing_even_where_it_lies_about(make_planned):
     """It is there, written by another attempt: no path is guessed, and an absent input is no success."""
     planned = make_planned()
