@@ -94,9 +94,17 @@ class AtmosphereFit:
         return float(((self.residuals / self.errors)[known] ** 2).sum()) / max(free, 1)
 
 
+def _coefficients(nm: Floats) -> tuple[Floats, ...]:
+    """Of water, ozone and mixed gases; at NM, where the fit asks thousands of times, worked out once."""
+    return _AT_NM if nm is NM else tuple(np.interp(nm, _TABLE[:, 0], _TABLE[:, k]) for k in (1, 2, 3))
+
+
+_AT_NM = tuple(np.interp(NM, _TABLE[:, 0], _TABLE[:, k]) for k in (1, 2, 3))
+
+
 def bands(nm: Floats, airmass: float, pressure_hpa: float, water_cm: float) -> Floats:
     """Transmission of water and oxygen."""
-    water, mixed = (np.interp(nm, _TABLE[:, 0], _TABLE[:, k]) for k in (1, 3))
+    water, _, mixed = _coefficients(nm)
     wet, gas = water * water_cm * airmass, mixed * airmass * pressure_hpa / PRESSURE_HPA
     depth = 0.2385 * wet / (1 + 20.07 * wet) ** 0.45 + 1.41 * gas / (1 + 118.3 * gas) ** 0.45
     return np.asarray(np.exp(-depth))
@@ -106,7 +114,7 @@ def transmission(nm: Floats, airmass: float, pressure_hpa: float, a: Atmosphere)
     """Part of the light that arrives, at wavelengths (n,) of 380 to 1040 nm, and an airmass of a plane-parallel atmosphere."""
     um = nm / 1000
     rayleigh = pressure_hpa / PRESSURE_HPA / (um**4 * (115.6406 - 1.335 / um**2))
-    depth = rayleigh + a.aerosol * (nm / 500) ** -a.exponent + a.ozone_atm_cm * np.interp(nm, _TABLE[:, 0], _TABLE[:, 2])
+    depth = rayleigh + a.aerosol * (nm / 500) ** -a.exponent + a.ozone_atm_cm * _coefficients(nm)[1]
     return np.asarray(np.exp(-airmass * depth) * bands(nm, airmass, pressure_hpa, a.water_cm))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def extract(image: NDArray[np.floating], unusable: NDArray[np.bool_], read_noise
     ny = len(image)
     image = np.where(unusable, np.nan, image).astype(np.float64)
     y = np.arange(ny, dtype=np.float64)
-    profile = gaussian_filter1d(np.nan_to_num(np.nanmedian(image, axis=1)), 2.0)
+    profile = gaussian_filter1d(np.nan_to_num(_median(image, axis=1)), 2.0)
     middle = float(np.argmax(profile))
     if not APERTURE_PX + 4 < middle < ny - APERTURE_PX - 4:
         raise FrameUnusable(f"its spectrum, at row {middle:.0f} of {ny}, is too near the edge: point the star to the middle")
@@ -61,12 +62,17 @@ def extract(image: NDArray[np.floating], unusable: NDArray[np.bool_], read_noise
     return Trace(signal=signal, variance=variance, sigma_px=float(np.sqrt(max(second, 0.25))))
 
 
+def _median(values: Floats, axis: int | None = None) -> Any:
+    """Of those that are numbers."""
+    return np.nanmedian(values, axis=axis) if np.isnan(values).any() else np.median(values, axis=axis)
+
+
 def _background(image: Floats, of_sky: NDArray[np.bool_]) -> tuple[Floats, int]:
     """Linear in y, of each column, from the rows of the sky without outliers; and how many rows these are."""
     y = np.arange(len(image), dtype=np.float64)
     rows = image[of_sky]
-    level = np.nanmedian(rows, axis=0)
-    width = 1.4826 * np.nanmedian(np.abs(rows - level))
+    level = _median(rows, axis=0)
+    width = 1.4826 * _median(np.abs(rows - level))
     rows = np.where(np.abs(rows - level) < 5 * width, rows, level)
     offset, slope = np.polynomial.polynomial.polyfit(y[of_sky], rows, 1)
     return offset + slope * y[:, None], int(of_sky.sum())
@@ -78,7 +84,7 @@ def _trace(above: Floats, middle: float) -> Floats:
     y, edges = np.arange(ny, dtype=np.float64), np.linspace(0, nx, _CHUNKS + 1).astype(int)
     at, rows, weights = [], [], []
     for first, last in pairwise(edges):
-        profile = np.nanmedian(above[:, first:last], axis=1)
+        profile = _median(above[:, first:last], axis=1)
         profile = np.where(np.abs(y - middle) <= APERTURE_PX, np.maximum(np.nan_to_num(profile), 0), 0)
         if profile.sum() > 0:
             at.append(0.5 * (first + last - 1))
