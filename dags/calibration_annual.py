@@ -11,8 +11,9 @@ from operators.steps import steps_of
 
 DOC = """
 ### Annual calibration products
-Every product that the monthly makes, from a year's frames, and then, when all are certified and `release` names one, the data
-release (DAG `release`, which asks a person before it becomes a full one). Calibrations precede the release that uses them.
+Every product that the monthly makes, from a year's frames, and where `auxtel` names an auxiliary telescope the atmosphere of
+each of its nights; then, when all are certified and `release` names one, the data release (DAG `release`, which asks a person
+before it becomes a full one). Calibrations precede the release that uses them.
 
 New, it is paused: set the default instrument first, then unpause. By hand, say `first_day` and `last_day`.
 """

@@ -13,8 +13,10 @@ from backbone.errors import PachonError
 COMMANDS = {
     "init": "deploy.home:init",
     "simulate": "payloads.simulator.cli:simulate",
+    "simulate-auxtel": "payloads.simulator.cli:simulate_auxtel",
     "ingest": "payloads.cli:ingest",
     "refcat": "payloads.cli:refcat",
+    "standards": "payloads.cli:standards",
     "skymap": "payloads.cli:skymap",
     "pipetask": "payloads.cli:pipetask",
     "alerts": "services.alerts.cli:alerts",

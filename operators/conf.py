@@ -252,9 +252,16 @@ class Year(Month):
     """A year's calibration products, then a release."""
 
     unit = "year"
+    auxtel: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_.-]*$", description="instrument of the auxiliary telescope; empty: there is none"
+    )
     skymap: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$", description="sky map; empty: the one named as the instrument")
     release: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$", description="the release that follows; empty: none")
     number: int = Field(default=1, ge=1, le=63, description="number of that release, part of every id of it: never one twice")
+
+    def parameters(self) -> dict[str, Any]:
+        """See Conf."""
+        return {**super().parameters(), "auxtel": self.auxtel or self.instrument}
 
     def release_conf(self) -> dict[str, Any]:
         """The conf of the release that follows."""

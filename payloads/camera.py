@@ -105,6 +105,18 @@ class Filter(_Strict):
     )
 
 
+class Dispersion(_Strict):
+    """How a grating spreads a star's light along the trimmed frame's x, for a star that stands where it should."""
+
+    first_nm: float = Field(description="wavelength of the first column")
+    nm_per_px: float = Field(gt=0)
+    nm_per_px2: float = Field(0.0, description="of its square")
+
+    def nm(self, x: Any) -> Any:
+        """Wavelength at columns."""
+        return self.first_nm + self.nm_per_px * x + self.nm_per_px2 * x * x
+
+
 class HeaderRule(_Strict):
     """How one standard observation property is read from a header.
 
@@ -168,6 +180,7 @@ class Camera(_Strict):
     detectors: tuple[Detector, ...] = Field(min_length=1)
     filters: tuple[Filter, ...] = Field(min_length=1)
     headers: Headers
+    dispersion: Dispersion | None = Field(None, description="of a spectrograph; None: it takes images")
     wcs: Literal["header", "nominal"] = Field("header", description="whether the header's WCS may be used at all")
     day_obs_offset_h: float = Field(-12.0, description="hours added to UTC to get the clock whose date is the observing day")
     pointing_error_arcsec: float = Field(0.0, ge=0, description="regions from the nominal pointing are grown by this")

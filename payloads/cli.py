@@ -70,6 +70,16 @@ def refcat(home: Path, path: Path) -> None:
 
 @click.command()
 @home_option
+@click.argument("path", type=click.Path(path_type=Path))
+def standards(home: Path, path: Path) -> None:
+    """Put reference spectra of stars (parquet, csv or fits with target, nm and photons) into the repository."""
+    from payloads.standards import ingest_standards
+
+    click.echo(f"spectra of {ingest_standards(home, path)} stars")
+
+
+@click.command()
+@home_option
 @click.option("--pipeline", required=True, metavar="URI", help="resource://payloads/pipelines/NAME.yaml#SUBSET, or a file.")
 @click.option("--inputs", required=True, metavar="A,B", help="Collections, searched in this order.")
 @click.option("--output-run", required=True, metavar="RUN", help="A new RUN.")

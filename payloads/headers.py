@@ -19,7 +19,7 @@ from payloads.camera import NO_FILTER, Camera, CameraError, HeaderRule
 from payloads.formatters import wcs_of
 from payloads.ids import exposure_id
 
-OBSERVATION_TYPES = frozenset({"science", "bias", "dark", "flat", "ptc", "monoflat", "spots", "focus", "engineering"})
+OBSERVATION_TYPES = frozenset({"science", "bias", "dark", "flat", "ptc", "monoflat", "spots", "spectrum", "focus", "engineering"})
 ON_SKY = frozenset({"science"})
 UNFILTERED = frozenset({"bias", "dark", "monoflat", "spots"})  # no light, or light that no filter made
 _SEQ_SLOT_S = 6.0  # 14,400 slots a day fit the 14 bits that ids give seq_num

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
-from astropy.time import TimeDelta
+from astropy.time import Time, TimeDelta
 from lsst.daf.butler import Butler, DataCoordinate, Timespan
 from lsst.sphgeom import ConvexPolygon
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def insert_observations(butler: Butler, camera: Camera, observations: list[Obser
     visits = {key: group for key, group in by_exposure.items() if group[0].on_sky}
     one = {key: group[0] for key, group in by_exposure.items()}
     rows: dict[str, Iterable[dict[str, Any]]] = {
-        "day_obs": [{"instrument": camera.name, "id": day} for day in sorted({o.day_obs for o in observations})],
+        "day_obs": [day_row(camera, day) for day in sorted({o.day_obs for o in observations})],
         "group": [{"instrument": camera.name, "name": o.obs_id} for o in one.values()],
         "exposure": [exposure_row(o) for o in one.values()],
         "visit": [_visit_row(group[0]) | {"region": visit_region(group, camera)} for group in visits.values()],
@@ -78,6 +79,15 @@ def insert_observations(butler: Butler, camera: Camera, observations: list[Obser
 def _timespan(o: Observation) -> Timespan:
     end = o.datetime_end if o.exposure_time_s >= _SHORTEST_S else o.datetime_begin + TimeDelta(_SHORTEST_S, format="sec")
     return Timespan(o.datetime_begin, end)
+
+
+def day_row(camera: Camera, day_obs: int) -> dict[str, Any]:
+    """The record of an observing day; without its time no calibration of a day would ever be found."""
+    text = str(day_obs)
+    begin = Time(f"{text[:4]}-{text[4:6]}-{text[6:]}T00:00:00", scale="utc") - TimeDelta(
+        camera.day_obs_offset_h * 3600, format="sec"
+    )
+    return {"instrument": camera.name, "id": day_obs, "timespan": Timespan(begin.tai, (begin + TimeDelta(1.0, format="jd")).tai)}
 
 
 def exposure_row(o: Observation) -> dict[str, Any]:
@@ -144,6 +154,10 @@ def data_id_expander(butler: Butler, camera: Camera) -> Callable[[Observation], 
         for element in ("instrument", "physical_filter", "detector")
     }
 
+    @cache
+    def day(day_obs: int) -> Any:
+        return universe["day_obs"].RecordClass(**day_row(camera, day_obs))
+
     def expand(o: Observation) -> DataCoordinate:
         def record(element: str, **row: Any) -> Any:
             return universe[element].RecordClass(**row)
@@ -165,7 +179,7 @@ def data_id_expander(butler: Butler, camera: Camera) -> Callable[[Observation], 
                 "detector": known["detector"][o.detector],
                 "physical_filter": physical_filter,
                 "band": record("band", name=physical_filter.band),
-                "day_obs": record("day_obs", instrument=o.instrument, id=o.day_obs),
+                "day_obs": day(o.day_obs),
                 "group": record("group", instrument=o.instrument, name=o.obs_id),
                 "exposure": record("exposure", **exposure_row(o)),
             }

@@ -46,6 +46,7 @@ PROFILES = Path("secrets/s3.ini")
 RAW = ("raw", ("instrument", "exposure", "detector"), "CCDData")
 CAMERA = ("camera", ("instrument",), "StructuredDataDict")
 REF_CAT = ("ref_cat", ("htm7",), "ArrowAstropy")
+STANDARDS = ("standard_spectra", (), "ArrowAstropy")
 REFCATS_RUN = "refcats"
 
 
@@ -86,7 +87,7 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
                 where.join("butler.yaml").remove()  # half a repository would be taken for a whole one
             raise RepositoryError(_explain(f"{root}: cannot make the repository", db, error)) from error
     butler = open_repository(root, writeable=True)
-    for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT):
+    for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT, STANDARDS):
         butler.registry.registerDatasetType(DatasetType(name, dimensions, storage_class, universe=butler.dimensions))
     butler.collections.register(REFCATS_RUN, CollectionType.RUN)
     return butler

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from payloads.association import unit_vectors
 from payloads.camera import Camera, Detector
 from payloads.isr import Plane
-from payloads.mask import UNUSABLE, any_set
+from payloads.mask import UNUSABLE, Mask, any_set
 from payloads.template import TemplatePatch
 from payloads.warp import repair_image
 
@@ -97,8 +97,10 @@ class Preloaded:
         object.__setattr__(self, "template", tuple(repaired(patch) for patch in self.template))
 
 
-def small_masters(*, bias: Plane | None, dark: Plane | None, flat: Plane | None) -> dict[str, Plane | None]:
-    """The masters as small as they may be; as they are where they are so."""
+def small_masters(
+    *, bias: Plane | None, dark: Plane | None, flat: Plane | None, bad_pixels: Plane | None = None
+) -> dict[str, Plane | None]:
+    """The masters as small as they may be, as they are where they are so; what is BAD in the map of bad pixels is so in them."""
     # A flat's variance enters no frame's: it is a gain's, not noise.
     flat = None if flat is None else replace(flat, variance=None)
     masters = {"bias": halved(bias), "dark": halved(dark), "flat": flat}
@@ -107,10 +109,12 @@ def small_masters(*, bias: Plane | None, dark: Plane | None, flat: Plane | None)
         return masters  # the first frame will say what is wrong with them
     # A frame gets the bits of all of them, so that they may share one mask.
     mask = masks[0]
-    if any(other is not mask for other in masks):
+    if any(other is not mask for other in masks) or bad_pixels is not None:
         mask = mask.astype(np.uint32)
         for other in masks[1:]:
             mask |= other
+    if bad_pixels is not None and bad_pixels.mask.shape == mask.shape:
+        mask |= bad_pixels.mask & np.uint32(Mask.BAD)  # its kinds do not matter here, and would take a byte of every pixel
     mask = smallest(mask)
     return {name: None if plane is None else replace(plane, mask=mask) for name, plane in masters.items()}
 

@@ -35,3 +35,15 @@ def simulate(survey: str, out_dir: Path, seed: int | None, jobs: int, quiet: boo
         f"{made.frames} frames of {made.camera.name} (seed {config.seed}) in {made.seconds:.1f} s, "
         f"{made.seconds_per_frame:.2f} s a frame and process: {made.out}"
     )
+
+
+@click.command("simulate-auxtel")
+@click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--nights", type=click.IntRange(min=1), default=1, show_default=True)
+def simulate_auxtel(out_dir: Path, seed: int, nights: int) -> None:
+    """Simulate nights of the auxiliary telescope into OUT_DIR: raw spectra of standard stars, their catalogue, the truth."""
+    from payloads.simulator.auxtel import AuxtelConfig
+    from payloads.simulator.auxtel import simulate_auxtel as run
+
+    click.echo(f"{run(AuxtelConfig(seed=seed, nights=nights), out_dir)} spectra: {out_dir}")

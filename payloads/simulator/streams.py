@@ -21,6 +21,7 @@ class Stream(IntEnum):
     PIXELS = 9
     TELEMETRY = 10
     CAMERA = 11
+    AUXTEL = 12
 
 
 def stream(seed: int, what: Stream, *key: int) -> np.random.Generator:

@@ -141,7 +141,7 @@ class _VerifyTask(pipe_base.PipelineTask):
             candidate=products[True],
             certified=products.get(False),
             detector=detector,
-            subject={key: data_id[key] for key in data_id.dimensions.names if key in ("detector", "physical_filter")},
+            subject={key: data_id[key] for key in data_id.dimensions.names if key in ("detector", "physical_filter", "day_obs")},
             **inputs,
         )
         butlerQC.put(pipe_base.Struct(verification=verification), outputRefs)

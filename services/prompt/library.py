@@ -65,10 +65,12 @@ class Library:
         self._camera = camera = read_camera(butler, self.instrument)
         self._sensor = measured(camera.detector(self.detector), **{name: self._master(name) for name in MEASURED})
         bias, dark = (halved(plane_of(self._master(name))) for name in ("bias", "dark"))
+        bad_pixels = plane_of(self._master("bad_pixels"))
+        # Without the map: what judges a dark takes the dark's own bad pixels for hot ones.
         self._masters[NO_FILTER] = small_masters(bias=bias, dark=dark, flat=None)
         for f in camera.filters:
             flat = plane_of(self._master("flat", physical_filter=f.name))
-            self._masters[f.name] = small_masters(bias=bias, dark=dark, flat=flat)
+            self._masters[f.name] = small_masters(bias=bias, dark=dark, flat=flat, bad_pixels=bad_pixels)
         self._sky = SkyMap.load(butler, self.skymap)
 
     @property

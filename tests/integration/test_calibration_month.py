@@ -13,6 +13,7 @@ from deploy.demo.prepare import prepare, simulated
 from deploy.home import create_home
 from deploy.stack import default_dags
 from payloads.execute import execute_pipeline
+from payloads.mask import Mask
 from payloads.repository import open_repository
 from payloads.simulator.calibration_night import Night
 from payloads.simulator.calibration_scores import score
@@ -102,6 +103,9 @@ def test_a_days_check_and_prompt_workers_go_by_the_measured_amplifiers(month):
     library.load()
     assert {a.name: a.gain for a in library.sensor.amplifiers} == gains
     assert library.sensor.crosstalk is not None
+    bad = (month.made["bad_pixels"].mask & Mask.BAD) != 0
+    assert bad.sum() > 50
+    assert ((library.masters("i")["flat"].mask & Mask.BAD) != 0)[bad].all(), "a prompt frame gets the bits of its masters"
     where = "instrument='SimCam' AND exposure.observation_type='flat'"
     watch, inputs = "resource://payloads/pipelines/watch.yaml", ["SimCam/defaults"]
     assert execute_pipeline(month.home / "repo", watch, inputs=inputs, run="checked", where=where) == FEW["flat"] + 1

@@ -154,5 +154,11 @@ def test_what_is_preloaded_is_kept_small_and_means_the_same(visit):
     np.testing.assert_allclose(small["bias"].data, bias.data, atol=0.1)
     # Four units of rounding at 5000 would be more than the noise of a pixel that is used.
     assert small_masters(bias=bright, dark=None, flat=None)["bias"].data.dtype == np.float32
+    kinds = Plane(data=bias.data, mask=np.diag(np.full(ny, Mask.BAD | Mask.HOT | Mask.COLUMN, np.uint32)))
+    mapped = small_masters(bias=bias, dark=None, flat=bias, bad_pixels=kinds)
+    assert set(mapped) == {"bias", "dark", "flat"}
+    assert np.array_equal(mapped["flat"].mask, np.diag(np.full(ny, Mask.BAD, np.uint8)))
+    assert mapped["flat"].mask.dtype == np.uint8
+    assert not bias.mask.any(), "what was given is as it was"
     again = small_masters(**small)
     assert all(again[name].data is small[name].data and again[name].mask is small[name].mask for name in small)
