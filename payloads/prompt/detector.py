@@ -139,6 +139,7 @@ def _reduced(snap: RawFrame, preloaded: Preloaded) -> Plane:
         bias=preloaded.bias,
         dark=preloaded.dark,
         flat=preloaded.flat,
+        illumination=preloaded.illumination,
         dark_time_s=snap.facts.dark_time_s,
         overwrite=True,
     )

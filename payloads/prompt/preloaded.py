@@ -88,6 +88,7 @@ class Preloaded:
     flat: Plane | None
     template: tuple[TemplatePatch, ...]
     reference: ReferenceStars
+    illumination: Plane | None = None
     known: KnownObjects = field(default_factory=KnownObjects.none)
     bodies: Bodies = field(default_factory=Bodies.none)
 
@@ -117,6 +118,11 @@ def small_masters(
         mask |= bad_pixels.mask & np.uint32(Mask.BAD)  # its kinds do not matter here, and would take a byte of every pixel
     mask = smallest(mask)
     return {name: None if plane is None else replace(plane, mask=mask) for name, plane in masters.items()}
+
+
+def smooth_field(plane: Plane | None) -> Plane | None:
+    """An illumination as small as it may be: half precision is within 0.03 % about 1, and its variance enters no frame's."""
+    return None if plane is None else Plane(data=plane.data.astype(np.float16), mask=smallest(plane.mask))
 
 
 def smallest(mask: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:

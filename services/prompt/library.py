@@ -19,7 +19,7 @@ from payloads.camera import NO_FILTER, Camera, Detector
 from payloads.instrument import read_camera
 from payloads.isr import Plane
 from payloads.pointing import corners, nominal_wcs, polygon
-from payloads.prompt.preloaded import Preloaded, ReferenceStars, halved, small_masters
+from payloads.prompt.preloaded import Preloaded, ReferenceStars, halved, small_masters, smooth_field
 from payloads.psf import PsfModel
 from payloads.repository import open_repository
 from payloads.response import MEASURED, measured
@@ -56,6 +56,8 @@ class Library:
     _sky: SkyMap | None = None
     _masters: dict[str, dict[str, Plane | None]] = field(default_factory=dict)
     """By filter; bias and dark are the same arrays for all of them."""
+    _illuminations: dict[str, Plane | None] = field(default_factory=dict)
+    """By filter; not among the masters, by which the night's flats are judged."""
     _fields: dict[Pointing, Preloaded] = field(default_factory=dict)
 
     def load(self) -> None:
@@ -71,6 +73,7 @@ class Library:
         for f in camera.filters:
             flat = plane_of(self._master("flat", physical_filter=f.name))
             self._masters[f.name] = small_masters(bias=bias, dark=dark, flat=flat, bad_pixels=bad_pixels)
+            self._illuminations[f.name] = smooth_field(plane_of(self._master("illumination", physical_filter=f.name)))
         self._sky = SkyMap.load(butler, self.skymap)
 
     @property
@@ -130,6 +133,7 @@ class Library:
             camera=self.camera,
             detector=self.sensor,
             **self._masters[pointing.physical_filter],
+            illumination=self._illuminations.get(pointing.physical_filter),
             template=tuple(self._template(pointing, band)),
             reference=self._reference(pointing, band),
         )

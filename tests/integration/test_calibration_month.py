@@ -18,7 +18,7 @@ from payloads.repository import open_repository
 from payloads.simulator.calibration_night import Night
 from payloads.simulator.calibration_scores import score
 from payloads.simulator.config import SurveyConfig
-from services.prompt.library import Library
+from services.prompt.library import Library, Pointing
 from workflow.campaigns import Campaigns
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -106,6 +106,8 @@ def test_a_days_check_and_prompt_workers_go_by_the_measured_amplifiers(month):
     bad = (month.made["bad_pixels"].mask & Mask.BAD) != 0
     assert bad.sum() > 50
     assert ((library.masters("i")["flat"].mask & Mask.BAD) != 0)[bad].all(), "a prompt frame gets the bits of its masters"
+    illumination = library.preloaded(Pointing(13.0, 3.0, 0.0, "i")).illumination
+    np.testing.assert_allclose(illumination.data, month.made["illumination"].data, rtol=5e-4)
     where = "instrument='SimCam' AND exposure.observation_type='flat'"
     watch, inputs = "resource://payloads/pipelines/watch.yaml", ["SimCam/defaults"]
     assert execute_pipeline(month.home / "repo", watch, inputs=inputs, run="checked", where=where) == FEW["flat"] + 1

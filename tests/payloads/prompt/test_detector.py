@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fitsio
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from scipy.spatial import cKDTree
 from payloads.alerts import read_alerts, write_alerts
 from payloads.isr import Plane
 from payloads.mask import Mask, any_set
-from payloads.prompt.detector import process_detector
+from payloads.prompt.detector import _reduced, process_detector
 from payloads.prompt.packets import alert_packets
-from payloads.prompt.preloaded import small_masters
+from payloads.prompt.preloaded import small_masters, smooth_field
 from payloads.prompt.products import write_planes
 from payloads.prompt.result import PromptResult
 from payloads.prompt.simulated import SimulatedVisit, simulate_visit
@@ -137,6 +139,15 @@ def test_planes_are_written_to_a_sixteenth_of_the_noise(result, tmp_path):
     noise = np.sqrt(np.median(result.difference.variance))
     assert 0.03 * noise < step < 0.13 * noise
     assert np.abs(written.read() * step - result.difference.data).max() <= 0.51 * step
+
+
+def test_a_frame_is_divided_by_the_illumination(visit):
+    ny, nx = visit.preloaded.detector.shape
+    slope = np.linspace(0.9, 1.1, nx, dtype=np.float32) * np.ones((ny, 1), np.float32)
+    plane = Plane(data=slope, mask=np.zeros((ny, nx), np.uint32))
+    bare, even = (_reduced(visit.raw, replace(visit.preloaded, illumination=smooth_field(p))) for p in (None, plane))
+    good = bare.mask == 0
+    np.testing.assert_allclose((bare.data / even.data)[good], slope[good], rtol=1e-3)
 
 
 def test_what_is_preloaded_is_kept_small_and_means_the_same(visit):
