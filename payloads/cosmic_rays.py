@@ -54,9 +54,10 @@ def find_cosmic_rays(
 ) -> NDArray[np.bool_]:
     """Pixels (ny, nx) bool hit by cosmic rays, in background-subtracted `data` with its `variance`.
 
-    The test of SDSS Photo (Lupton; also LSST's): a pixel stands `sigma` above the mean of each of its four pairs of opposite
-    neighbours, and over at least one pair, noise allowed for, by more than `sharper` times what a star's centre does; `falls`
-    (4,) says what that is, from `star_falls` or `gaussian_falls`, and `sharper` leaves room for a PSF that varies. In later
+    The test of SDSS Photo (Lupton; also LSST's): a pixel stands `sigma` above the mean of three of its four pairs of opposite
+    neighbours (the fourth may lie along the track: of an even one no pixel stands above its neighbours there), and over at least
+    one pair, noise allowed for, by more than `sharper` times what a star's centre does; `falls` (4,) says what that is, from
+    `star_falls` or `gaussian_falls`, and `sharper` leaves room for a PSF that varies. In later
     rounds, pixels found are replaced by the mean of their lowest pair, and pixels beside them need half the sigma, so that
     tracks are followed. Saturated and bad pixels (`unusable`) are never cosmic rays, nor do their neighbours count as sharp.
     """

@@ -15,7 +15,7 @@ from payloads.reliability import ReliabilityConfig, reliability
 
 _NEAR_PX = 20.0  # within which other sources are neighbours
 NJY_AT_MAG_0 = 10 ** (31.4 / 2.5)
-_FLUXES = tuple(f"{kind}Flux{end}" for kind in ("psf", "ap", "science", "template") for end in ("", "Err"))
+_FLUXES = ("starFlux", *(f"{kind}Flux{end}" for kind in ("psf", "ap", "science", "template") for end in ("", "Err")))
 
 
 def njy_per_electron(zeropoint_mag: float) -> float:

@@ -16,14 +16,16 @@ def add_moments(table: Table, data: Floats, psf: Floats, fit: dict[str, Floats],
     extendedness and trail. Stamps `data`, `psf` (n, k, k); `fit` has the offsets `dx`, `dy` from the middle pixel.
 
     The weight is as wide as the PSF; M = (M_w^-1 - W^-1)^-1 undoes it, exactly for Gaussians. `extendedness` is the logistic of
-    the excess of size over the PSF's in units of its error (0 point, 1 extended).
+    the excess of size over the PSF's in units of its error (0 point, 1 extended), taken from the moments under the weight: these
+    scatter evenly, while undoing it stretches what noise makes large.
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
     seen, bad = _weighted_moments(data, fit["dx"], fit["dy"], sigma)
     seen_psf, _ = _weighted_moments(psf, np.zeros(len(psf)), np.zeros(len(psf)), sigma)
     source, point = _unweighted(seen, sigma, bad), _unweighted(seen_psf, sigma, np.zeros(len(psf), bool))
     noise = 2 * _ratio(table["psfFluxErr"], np.abs(table["psfFlux"]))
-    excess = _ratio(np.trace(source, axis1=1, axis2=2), np.trace(point, axis1=1, axis2=2)) - 1
+    # Of a Gaussian slightly wider than the weight, half of the growth is seen under it.
+    excess = 2 * (_ratio(np.trace(seen, axis1=1, axis2=2), np.trace(seen_psf, axis1=1, axis2=2)) - 1)
     doubt = np.clip((excess - 0.15) / np.hypot(noise, 0.05) - 2, -30, 30)
     table["extendedness"] = np.where(bad, 1.0, 1 / (1 + np.exp(-doubt))).astype(np.float32)
     for name, (i, j) in {"ixx": (0, 0), "iyy": (1, 1), "ixy": (0, 1)}.items():

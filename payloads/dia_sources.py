@@ -140,6 +140,10 @@ def _measure_rows(
     own = model
     if difference.science_psf is not None:
         own = shift(resized(difference.science_psf.at(px, py), half), fit["dx"], fit["dy"])
+    highest = np.maximum(model.max(axis=(1, 2), initial=0), 1e-30)
+    table["peakRatio"] = _ratio(np.where(usable & core, np.abs(data), 0).max(axis=(1, 2), initial=0), np.abs(flux) * highest)
+    # Of the brightest star around, were it a star: what a poor subtraction's residual goes with.
+    table["starFlux"] = cut(difference.matched_template[part]).max(axis=(1, 2), initial=0) / highest
     for name, image, shape in (("science", difference.science, own), ("template", difference.matched_template, model)):
         table[f"{name}Flux"], table[f"{name}FluxErr"] = _forced(cut(image[part]), plain, shape)
     add_moments(table, np.where(usable, data, flux[:, None, None] * model), psf, fit, fwhm_px)

@@ -20,6 +20,7 @@ from payloads.compiled.mask import lost_pixels, paint_discs, spread_bit
 from payloads.kernel import KernelConfig, MatchingKernel, choose_stamps, solve_kernel
 from payloads.kernel_field import Floats, KernelField
 from payloads.mask import UNUSABLE, Mask, any_set, rim
+from payloads.psf import stamp_fwhm
 from payloads.warp import REPLACED, repair
 
 Masks = NDArray[np.uint32]
@@ -86,6 +87,12 @@ class Difference:
     science_psf: KernelField | None = None  # of `science`; None: the difference's
 
     @property
+    def fwhm_px(self) -> float:
+        """Of `psf` at the image's centre. Whitening undoes most of what matching did to the noisier image."""
+        ny, nx = self.data.shape
+        return stamp_fwhm(self.psf.at(np.array([nx / 2]), np.array([ny / 2]))[0])
+
+    @property
     def kernel_sum(self) -> float:
         """Photometric scale science / template."""
         return self.kernel.sum if self.convolved == "template" else 1 / self.kernel.sum
@@ -115,7 +122,8 @@ def subtract(
     reach = int(np.ceil(config.kernel.stamp_fwhm * fwhm))
     deeper = template if typical(template.variance) < typical(science.variance) else science
     x, y = choose_stamps(deeper.data, deeper.variance, mask, fwhm, reach, config.kernel, stars)
-    kernel = solve_kernel(source.data, target.data, source.variance, target.variance, mask, x, y, fwhm, config.kernel)
+    planes = (source.data, target.data, source.variance, target.variance)
+    kernel = solve_kernel(*planes, mask, x, y, fwhm, config.kernel, sharper_px=source.fwhm_px)
     mask |= spread_mask(source.mask, kernel.field, config.spread_fraction)
     whiten = None
     if config.decorrelate:

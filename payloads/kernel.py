@@ -1,9 +1,10 @@
 """PSF matching: a spatially varying kernel that makes one image look as if seen through the other's optics.
 
 The method is Alard & Lupton's (1998; varying kernel: Alard 2000): the kernel is a sum of Gaussians times polynomials, its
-coefficients are low-order polynomials of position, and all of them together with a differential background are one linear
-least-squares problem over stamps around stars. Every basis but the first is made to sum to zero, so that the photometric scale
-is the first coefficient's alone.
+coefficients are low-order polynomials of position, and all of them together are one linear least-squares problem over stamps
+around stars. Each stamp has a differential background of its own: in a crowded field no smooth one is right everywhere, and the
+kernel's sum would make up for it. Every basis but the first is made to sum to zero, so that the photometric scale is the first
+coefficient's alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class KernelError(PermanentError):
 class KernelConfig:
     """How stamps are chosen and the kernel is built."""
 
-    half_size_px: int | None = None  # of the kernel; None: 4.5 sigma of the broader PSF
+    half_size_px: int | None = None  # of the kernel; None: 4.5 sigma of the broader PSF and 2 of what it has over the sharper
     basis_sigma: tuple[float, ...] = (0.45, 0.9, 1.8)  # widths in units of the broader PSF's sigma
     basis_degree: tuple[int, ...] = (4, 2, 2)  # of the polynomial that multiplies each Gaussian
     order: int = 2  # highest spatial order of the kernel's shape
@@ -156,15 +157,19 @@ def solve_kernel(
     y: Floats,
     fwhm_px: float,
     config: KernelConfig,
+    *,
+    sharper_px: float | None = None,
 ) -> MatchingKernel:
     """Kernel that takes `source` to `target` (both (ny, nx)), from stamps at (x, y).
 
-    `mask` is the union of both; `fwhm_px` is the broader PSF's. Noise of the source would bias the kernel towards one that
-    smooths (errors in variables); its expected part, known from `source_variance`, is taken out of the normal equations. Raises
-    KernelError where fewer than `min_stamps` remain.
+    `mask` is the union of both; `fwhm_px` is the broader PSF's, `sharper_px` the other's, if it is known. Noise of the source
+    would bias the kernel towards one that smooths (errors in variables); its expected part, known from `source_variance`, is
+    taken out of the normal equations. Raises KernelError where fewer than `min_stamps` remain.
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
-    half = config.half_size_px or int(np.clip(np.ceil(4.5 * sigma), 5, 25))
+    # A kernel that has much to add has to carry the broader PSF's wings as well: cut short, it leaves a ring around bright stars.
+    added = np.sqrt(max(fwhm_px**2 - (sharper_px or fwhm_px) ** 2, 0.0)) * SIGMA_PER_FWHM
+    half = config.half_size_px or int(np.clip(np.ceil(4.5 * sigma + 2.0 * added), 5, 25))
     reach = int(np.ceil(config.stamp_fwhm * fwhm_px))
     functions = basis(half, tuple(s * sigma for s in config.basis_sigma), config.basis_degree)
     cx, cy = np.round(x).astype(int), np.round(y).astype(int)
@@ -186,14 +191,16 @@ def solve_kernel(
 
 @dataclass(frozen=True, kw_only=True)
 class _Equations:
-    """Per stamp, for m bases and a constant: normal matrix (n, m + 1, m + 1), the part of it that noise makes, right side
-    (n, m + 1), the target's weighted square (n,), good pixels (n,)."""
+    """Per stamp, for m bases, the best constant taken off all of them: normal matrix (n, m, m), the part of it that noise makes,
+    right side (n, m), the target's weighted square (n,), good pixels (n,); and weighted means of bases (n, m) and target (n,)."""
 
     matrix: Floats
     noise: Floats
     right: Floats
     square: Floats
     pixels: NDArray[np.int_]
+    mean: Floats
+    level: Floats
 
     @classmethod
     def joined(cls, parts: list[_Equations]) -> _Equations:
@@ -231,14 +238,17 @@ def _stamp_equations(
     weight = good / (np.where(good, variance, 1) + (config.source_error * np.maximum(aim, 0)) ** 2)
     size = fft.next_fast_len(side + 2 * half, real=True)
     transformed = fft.rfft2(wide, s=(size, size))
-    design = np.empty((n, len(functions) + 1, side * side))
+    design = np.empty((n, len(functions), side * side))
     for i, function in enumerate(fft.rfft2(functions, s=(size, size))):
         piece = fft.irfft2(transformed * function, s=(size, size))[:, 2 * half : 2 * half + side, 2 * half : 2 * half + side]
         design[:, i] = piece.reshape(n, -1)
-    design[:, -1] = 1
+    share = (weight / np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1e-30)).reshape(n, -1, 1)
+    mean, level = (design @ share)[:, :, 0], (aim.reshape(n, 1, -1) @ share)[:, 0, 0]
+    design -= mean[:, :, None]
+    aim = aim - level[:, None, None]
     weighted = design * weight.reshape(n, 1, -1)
     flat = functions.reshape(len(functions), -1)
-    overlap = np.pad(flat @ flat.T, (0, 1))
+    overlap = flat @ flat.T
     noise = (weight * np.where(good, spread, 0)).sum(axis=(1, 2))
     return _Equations(
         matrix=weighted @ design.transpose(0, 2, 1),
@@ -246,6 +256,8 @@ def _stamp_equations(
         right=(weighted @ aim.reshape(n, -1, 1))[:, :, 0],
         square=(weight * aim**2).sum(axis=(1, 2)),
         pixels=good.sum(axis=(1, 2)),
+        mean=mean,
+        level=level,
     )
 
 
@@ -261,8 +273,8 @@ class _Model:
     columns: NDArray[np.int_]
 
     @classmethod
-    def of(cls, order: int, noise_removed: float, n_bases: int, places: tuple[Floats, Floats], shape, config) -> _Model:
-        orders = [min(order, 1)] + [order] * (n_bases - 1) + [config.background_order if order else 0]
+    def of(cls, order: int, noise_removed: float, n_bases: int, places: tuple[Floats, Floats], shape) -> _Model:
+        orders = [min(order, 1)] + [order] * (n_bases - 1)
         counts = np.array([n_terms(o) for o in orders])
         # A lower order is a prefix of a higher one's polynomials.
         whole = polynomial(*places, max(orders), shape)
@@ -285,11 +297,15 @@ class _Model:
         factor = linalg.cho_factor(scaled)
         return scale * linalg.cho_solve(factor, scale * right)
 
+    def local(self, solution: Floats, n_bases: int) -> Floats:
+        """Coefficients of the bases (n, m) at each stamp."""
+        all_terms = np.zeros(n_bases * self.polynomials.shape[1])
+        all_terms[self.columns] = solution
+        return self.polynomials @ all_terms.reshape(n_bases, -1).T
+
     def chi2(self, e: _Equations, solution: Floats, *, of_noise: float) -> Floats:
         """Chi square per pixel of each stamp, less the share `of_noise` of what the source's noise is expected to add."""
-        all_terms = np.zeros(e.matrix.shape[1] * self.polynomials.shape[1])
-        all_terms[self.columns] = solution
-        local = self.polynomials @ all_terms.reshape(e.matrix.shape[1], -1).T
+        local = self.local(solution, e.matrix.shape[1])
         whole = np.einsum("ni,nij,nj->n", local, e.matrix - of_noise * e.noise, local)
         return (e.square - 2 * (local * e.right).sum(1) + whole) / np.maximum(e.pixels, 1)
 
@@ -349,6 +365,20 @@ def _best(models: list[_Model], e: _Equations, config: KernelConfig) -> tuple[_M
     return stiffest, *safe
 
 
+def _smooth(levels: Floats, cx: Floats, cy: Floats, order: int, shape: tuple[int, int], config: KernelConfig) -> Floats:
+    """Terms of the polynomial of position through the stamps' backgrounds, again and again without those far from it."""
+    places = polynomial(cx, cy, order, shape)
+    kept = np.ones(len(levels), bool)
+    for _ in range(config.clip_rounds + 1):
+        terms = np.linalg.lstsq(places[kept], levels[kept], rcond=None)[0]
+        off = np.abs(levels - places @ terms)
+        near = off <= config.clip_sigma * 1.4826 * np.median(off[kept]) + 1e-12
+        if (near == kept).all() or near.sum() < places.shape[1]:
+            break
+        kept = near
+    return terms
+
+
 def _clipped_solution(
     equations: _Equations,
     cx: NDArray[np.int_],
@@ -360,16 +390,18 @@ def _clipped_solution(
 ) -> MatchingKernel:
     """The best model up to spatial order `highest`, solved without the stamps that do not fit it."""
     choices = [(o, share) for o in range(highest + 1) for share in config.noise_removed]
-    models = [_Model.of(o, share, len(functions), (cx, cy), shape, config) for o, share in choices]
+    models = [_Model.of(o, share, len(functions), (cx, cy), shape) for o, share in choices]
     model, solution, usable, chi2 = _best(models, equations, config)
     coefficients = np.zeros((n_terms(model.order), *functions.shape[1:]))
     for i, function in enumerate(functions):
         own = solution[model.ends[i] : model.ends[i + 1]]
         coefficients[: len(own)] += own[:, None, None] * function
+    levels = equations.level - (model.local(solution, len(functions)) * equations.mean).sum(axis=1)
+    background_order = config.background_order if model.order else 0
     return MatchingKernel(
         field=KernelField(coefficients, model.order, shape),
-        background_terms=solution[model.ends[-2] :],
-        background_order=config.background_order if model.order else 0,
+        background_terms=_smooth(levels[usable], cx[usable], cy[usable], background_order, shape, config),
+        background_order=background_order,
         noise_removed=model.noise_removed,
         chi2=float(np.median(chi2[usable])),
         n_stamps=len(cx),

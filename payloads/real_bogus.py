@@ -78,6 +78,11 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
     return np.asarray(top, float) / np.maximum(np.abs(np.asarray(bottom, float)), 1e-30)
 
 
+def _significance(source: Mapping[str, NDArray]) -> Floats:
+    value = _ratio(source["psfFlux"], source["psfFluxErr"])
+    return np.where(np.abs(value) < 1e-3, 1e-3, value)
+
+
 FEATURES = (
     "log_snr",
     "negative",
@@ -96,6 +101,9 @@ FEATURES = (
     "near_saturated",
     "dipole",
     "centroid_failed",
+    "sharpness",
+    "peak_ratio",
+    "log_star_share",
 )
 
 
@@ -124,6 +132,9 @@ def features(source: Mapping[str, NDArray]) -> Floats:
         "near_saturated": (flags & SourceFlag.NEAR_SATURATED) != 0,
         "dipole": np.asarray(source["isDipole"], float),
         "centroid_failed": (flags & SourceFlag.CENTROID_FAILED) != 0,
+        "sharpness": np.clip(_ratio(source["apFlux"], source["apFluxErr"]) / _significance(source), -3, 5),
+        "peak_ratio": np.clip(np.asarray(source["peakRatio"], float), 0, 10),
+        "log_star_share": np.log10(_ratio(np.abs(flux), np.maximum(source["starFlux"], 1e-30)).clip(1e-5, 1e3)),
     }
     table = np.stack([np.asarray(columns[name], float) for name in FEATURES], axis=-1)
     return np.nan_to_num(table, nan=0.0, posinf=1e6, neginf=-1e6)

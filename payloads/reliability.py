@@ -31,6 +31,8 @@ class ReliabilityConfig:
     size_error: float = 1.5  # … which is this over the signal-to-noise
     size_floor: float = 0.1  # … and this, for the PSF's own
     extended: float = 0.85  # extendedness
+    diffuse: float = 2.5  # excess of the aperture's flux over the PSF's, in its error: reflections and nebulae have it
+    diffuse_floor: float = 0.1  # … which is at least this share of the flux
     crowd: float = 12.0  # other sources within crowd_px: where there are so many it is a ghost, or a badly subtracted nebula
     crowd_px: float = 60.0
     dipole: float = 0.2  # factor for a dipole
@@ -46,12 +48,15 @@ def reliability_factors(source: Mapping[str, NDArray], config: ReliabilityConfig
     c = config or ReliabilityConfig()
     snr = np.abs(np.asarray(source["snr"], float))
     chi2 = np.asarray(source["psfChi2"]) / np.maximum(source["psfNdata"], 1)
+    flux = np.where(np.asarray(source["psfFlux"]) == 0, 1e-30, np.asarray(source["psfFlux"], float))
+    around = (np.asarray(source["apFlux"]) / flux - 1) / np.hypot(np.asarray(source["apFluxErr"]) / np.abs(flux), c.diffuse_floor)
     size = (np.asarray(source["ixx"]) + source["iyy"]) / (np.asarray(source["ixxPSF"]) + source["iyyPSF"])
     return {
         "judged bogus": probability(source),
         "unlike the PSF": _falling(chi2, c.chi2 + (c.chi2_growth * snr) ** 2, 4),
         "sharper than the PSF": _falling((1 - size) / np.hypot(c.size_error / np.maximum(snr, 1e-3), c.size_floor), c.sharp, 8),
         "extended": _falling(np.asarray(source["extendedness"]), c.extended, 12),
+        "diffuse": _falling(around, c.diffuse, 8),
         "crowd of detections": _falling(np.asarray(source["crowd"], float), c.crowd, 4),
         "dipole": np.where(source["isDipole"], c.dipole, 1.0),
     }

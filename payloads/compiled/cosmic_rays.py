@@ -11,7 +11,8 @@ from numba import njit
 
 @njit(cache=True)
 def sharp_pixels(image: Any, variance: Any, blocked: Any, beside: Any, falls: Any, sigma: float, sharper: float) -> Any:
-    """Indices into the raveled `image` (ny, nx) of pixels that stand above all pairs of neighbours and are sharper than a star.
+    """Indices into the raveled `image` (ny, nx) of pixels that stand above pairs of neighbours, all but one, and are sharper than
+    a star. The one may be along the track that the pixel is of.
 
     `blocked` pixels are not looked at. Of the others all are, unless there are `beside` (n,), pixels beside a hit: then these
     alone, and they need half the `sigma`.
@@ -38,7 +39,7 @@ def sharp_pixels(image: Any, variance: Any, blocked: Any, beside: Any, falls: An
             b = 0.5 * (image[y - 1, x] + image[y + 1, x])
             c = 0.5 * (image[y - 1, x - 1] + image[y + 1, x + 1])
             d = 0.5 * (image[y - 1, x + 1] + image[y + 1, x - 1])
-            if not (rise > a and rise > b and rise > c and rise > d):
+            if (rise > a) + (rise > b) + (rise > c) + (rise > d) < 3:
                 continue
             sure, doubt = value - 2.0 * error, 2.0 * error / sqrt(2.0)
             if (

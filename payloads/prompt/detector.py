@@ -89,10 +89,10 @@ def process_detector(
         config = DifferenceConfig(kernel=KernelConfig(order=settings.kernel_order), decorrelate=settings.decorrelate)
         psf = psf_field(found.psf, science.data.shape)
         difference = subtract(image, template, psf, config, _stars(found), overwrite_template=True)
-        template_mask, width_px = template.mask, max(image.fwhm_px, template.fwhm_px)
+        template_mask = template.mask
         del template  # its arrays are the difference's now
     with stages("detect"):
-        measured, score = detect(difference, width_px, DiaSourceConfig(threshold_snr=settings.threshold_snr))
+        measured, score = detect(difference, difference.fwhm_px, DiaSourceConfig(threshold_snr=settings.threshold_snr))
         del score
         sources = dia_source_table(
             measured,

@@ -115,7 +115,7 @@ class DifferenceTask(pipe_base.PipelineTask):
             decorrelate=self.config.decorrelate,
         )
         result = subtract(science, template, psf_field(model, plane.data.shape), config)
-        fwhm = max(science.fwhm_px, template.fwhm_px)
+        fwhm = result.fwhm_px
         measured, score = detect(result, fwhm, DiaSourceConfig(threshold_snr=self.config.threshold_snr))
         table = dia_source_table(
             measured,

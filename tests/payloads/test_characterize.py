@@ -151,6 +151,15 @@ def test_a_track_along_a_row_is_followed_from_its_ends() -> None:
     assert hits.sum() == 30
 
 
+def test_an_even_track_with_faint_ends_is_seen_though_no_pixel_of_it_stands_above_its_neighbours_along_it() -> None:
+    image = np.random.default_rng(5).normal(0, 1, (40, 60)).astype(np.float32)
+    track = np.array([3, 6, 9, 9, 9, 9, 9, 9, 6, 3])
+    image[20, 20:30] += track
+    hits = find_cosmic_rays(image, np.ones_like(image), np.zeros(image.shape, bool), gaussian_falls(4.0))
+    assert hits[20, 22:28].all()
+    assert hits.sum() <= 10
+
+
 @pytest.mark.parametrize("fwhm", [2.0, 2.4])
 def test_cores_of_sharp_stars_are_no_cosmic_rays(fwhm: float) -> None:
     sharp = _scene(7, fwhm=fwhm, hits=0)

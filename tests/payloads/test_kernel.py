@@ -105,6 +105,15 @@ def test_kernel_recovers_scale_background_and_shape(field):
     np.testing.assert_allclose(found, expected[6:13, 6:13], atol=0.06 * expected.max())  # pixels are coarse for these widths
 
 
+def test_backgrounds_that_no_plane_describes_do_not_change_the_scale(field):
+    rng, x, y, flux = field
+    source = stars(x, y, flux, 1.4) + rng.normal(0, 1, SHAPE)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    waves = 15 * np.sin(columns / 25) * np.sin(rows / 25)
+    target = stars(x, y, 0.8 * flux, 1.9) + waves + rng.normal(0, 1, SHAPE)
+    assert solve(source, target, x, y).sum == pytest.approx(0.8, rel=0.01)
+
+
 def test_kernel_follows_a_psf_that_changes_over_the_field(field):
     rng, x, y, flux = field
     widths = 1.9 + 0.3 * (x / SHAPE[1] - 0.5)
