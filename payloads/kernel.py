@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft, linalg, ndimage
 
 from backbone.errors import PermanentError
-from payloads.kernel_field import Floats, KernelField, n_terms, polynomial, powers
+from payloads.kernel_field import Floats, KernelField, n_terms, polynomial, powers, terms_through
 from payloads.mask import UNUSABLE, Mask, any_set
 
 SIGMA_PER_FWHM = 1 / 2.3548
@@ -365,20 +365,6 @@ def _best(models: list[_Model], e: _Equations, config: KernelConfig) -> tuple[_M
     return stiffest, *safe
 
 
-def _smooth(levels: Floats, cx: Floats, cy: Floats, order: int, shape: tuple[int, int], config: KernelConfig) -> Floats:
-    """Terms of the polynomial of position through the stamps' backgrounds, again and again without those far from it."""
-    places = polynomial(cx, cy, order, shape)
-    kept = np.ones(len(levels), bool)
-    for _ in range(config.clip_rounds + 1):
-        terms = np.linalg.lstsq(places[kept], levels[kept], rcond=None)[0]
-        off = np.abs(levels - places @ terms)
-        near = off <= config.clip_sigma * 1.4826 * np.median(off[kept]) + 1e-12
-        if (near == kept).all() or near.sum() < places.shape[1]:
-            break
-        kept = near
-    return terms
-
-
 def _clipped_solution(
     equations: _Equations,
     cx: NDArray[np.int_],
@@ -400,7 +386,9 @@ def _clipped_solution(
     background_order = config.background_order if model.order else 0
     return MatchingKernel(
         field=KernelField(coefficients, model.order, shape),
-        background_terms=_smooth(levels[usable], cx[usable], cy[usable], background_order, shape, config),
+        background_terms=terms_through(
+            levels[usable], cx[usable], cy[usable], background_order, shape, rounds=config.clip_rounds, sigma=config.clip_sigma
+        ),
         background_order=background_order,
         noise_removed=model.noise_removed,
         chi2=float(np.median(chi2[usable])),

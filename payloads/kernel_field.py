@@ -30,6 +30,22 @@ def polynomial(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floa
     return np.stack([u**i * v**j for i, j in powers(order)], axis=-1)
 
 
+def terms_through(
+    values: Floats, x: Floats, y: Floats, order: int, shape: tuple[int, int], *, rounds: int, sigma: float
+) -> Floats:
+    """Terms of the polynomial of position through `values` (n,) at (x, y), up to `rounds` times again without those far from it."""
+    places = polynomial(x, y, order, shape)
+    kept = np.ones(len(values), bool)
+    for _ in range(rounds + 1):
+        terms = np.linalg.lstsq(places[kept], values[kept], rcond=None)[0]
+        off = np.abs(values - places @ terms)
+        near = off <= sigma * 1.4826 * np.median(off[kept]) + 1e-12
+        if (near == kept).all() or near.sum() < places.shape[1]:
+            break
+        kept = near
+    return terms
+
+
 @dataclass(frozen=True)
 class KernelField:
     """A kernel (or a PSF) that varies over an image as a polynomial of position.
