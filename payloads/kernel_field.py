@@ -33,7 +33,7 @@ def polynomial(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floa
 def terms_through(
     values: Floats, x: Floats, y: Floats, order: int, shape: tuple[int, int], *, rounds: int, sigma: float
 ) -> Floats:
-    """Terms of the polynomial of position through `values` (n,) at (x, y), up to `rounds` times again without those far from it."""
+    """Terms of the polynomial of position through `values` (n,) at (x, y), `rounds` times at most without those far from it."""
     places = polynomial(x, y, order, shape)
     kept = np.ones(len(values), bool)
     for _ in range(rounds + 1):
