@@ -60,7 +60,7 @@ def test_presets_are_surveys_and_their_cameras_are_cameras(preset: str, tmp_path
 
 def test_the_preset_of_truth_is_as_hard_as_promised():
     transients = hosted = 0
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         config = SurveyConfig.load("truth").model_copy(update={"seed": seed})
         world = make_world(config)
         transients += len(world.transients.id)
