@@ -1,24 +1,17 @@
 """The mover on folders, with endpoints that fail and lie, and a clock turned by hand."""
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
-import yaml
 
 from backbone import transfers
-from backbone.backbone import Backbone
-from backbone.endpoint import sha256_of
 from backbone.errors import AccessRefused, ConflictError, ObjectAbsent, TransientError
 from backbone.files import NewFile
 from backbone.links import LinkHolds
 from backbone.mover import Mover
-from backbone.settings import BackboneEndpoint, BackboneSettings, Link, MoverSettings
+from backbone.settings import Link, MoverSettings
 
 QUICK = MoverSettings(retry_min_s=1, attempts=3)
 TWO = (Link(source="base", target="ncsa"), Link(source="base", target="ccin2p3"), Link(source="ncsa", target="ccin2p3", cost=5))
@@ -356,42 +349,6 @@ def test_a_limited_link_has_one_mover_at_a_time_and_another_takes_over(moving_on
     while not second.hold(*ids):
         assert time.monotonic() < until
     second.close()
-
-
-@pytest.mark.kill
-def test_kill_at_any_moment_leaves_nothing_half_and_the_next_mover_ends_the_work(tmp_path):
-    """Real processes, killed again and again; a short lease so that the next one goes on."""
-    places = {name: BackboneEndpoint(uri=name) for name in ("base", "ncsa")}
-    settings = BackboneSettings(endpoints=places, mover=MoverSettings(lease_s=0.5, batch=4, small_bytes=1000))
-    (tmp_path / "pachon.yaml").write_text(yaml.safe_dump({"backbone": settings.model_dump(mode="json", exclude_unset=True)}))
-    backbone = Backbone.open(settings, tmp_path)
-    contents = {f"k/{n}": os.urandom(200 if n % 2 else 2_000_000) for n in range(12)}
-    try:
-        for key, content in contents.items():
-            about = {"dataset_type": "raw", "collection": "c", "created": time.time()}
-            backbone.put("base", key, content, about, "tester")
-        backbone.require("all", list(contents), "ncsa", by=time.time(), actor="tester")
-        argv = [sys.executable, "-m", "deploy.cli", "backbone", "mover", "--home", str(tmp_path)]
-        kills, limit = 0, time.monotonic() + 60
-        while not backbone.progress(["all"])["all"].done:
-            assert time.monotonic() < limit, backbone.progress(["all"])
-            mover = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            ok = backbone.progress(["all"])["all"].ok
-            # It is killed in the middle of its work: as soon as something more has arrived.
-            while mover.poll() is None and (kills > 1 or backbone.progress(["all"])["all"].ok == ok) and time.monotonic() < limit:
-                if backbone.progress(["all"])["all"].done:
-                    break
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    mover.wait(0.1)
-                for key in backbone.endpoint("ncsa").list("k/"):
-                    assert backbone.endpoint("ncsa").info(key).sha256 == sha256_of(contents[key]), "whole or not at all"
-            mover.send_signal(signal.SIGKILL)
-            mover.wait()
-            kills += 1
-        assert kills >= 1
-        assert {key: backbone.endpoint("ncsa").get(key) for key in contents} == contents
-    finally:
-        backbone.close()
 
 
 def test_an_access_rule_is_kept_though_the_bytes_are_at_hand(moving):
