@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from operators import conf, engine
+from operators.asked import asked
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,20 +30,12 @@ class RegenerationOperator(BaseOperator):  # type: ignore[misc]
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Read what the campaign found."""
-        run = context["dag_run"]
-        try:
-            asked = conf.read(run.dag_id, dict(context["params"]), run.run_after)
-        except conf.ConfError as error:
-            raise AirflowFailException(str(error)) from error
-        if not isinstance(asked, conf.Day):
-            raise AirflowFailException(f"{run.dag_id} is not about one day")
+        day = asked(context, conf.Day, "one day")
         reason = reason_of(engine.campaigns().documents(self.campaign, "flat_comparison"))
         if not reason:
             raise AirflowSkipException("no flat differs significantly from its master: nothing is made again")
         _log.warning("masters are made again: %s", reason)
-        wanted = conf.read(
-            DAG, {"instrument": asked.instrument, "day_obs": asked.day_obs, "serial": asked.serial, "reason": reason}
-        )
+        wanted = conf.read(DAG, {"instrument": day.instrument, "day_obs": day.day_obs, "serial": day.serial, "reason": reason})
         return {"run_id": wanted.run_id(DAG), "conf": wanted.model_dump(mode="json", exclude_defaults=True)}
 
 

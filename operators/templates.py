@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from operators import conf, engine, science
+from operators.asked import asked
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,25 +32,19 @@ class TemplateNeedOperator(BaseOperator):  # type: ignore[misc]
 
     def execute(self, context: Context) -> dict[str, Any]:
         """See the class."""
-        run = context["dag_run"]
-        try:
-            asked = conf.read(run.dag_id, dict(context["params"]), run.run_after)
-        except conf.ConfError as error:
-            raise AirflowFailException(str(error)) from error
-        if not isinstance(asked, conf.TemplateWatch):
-            raise AirflowFailException(f"{run.dag_id} does not watch templates")
+        watch = asked(context, conf.TemplateWatch, "missing templates")
         campaigns = engine.campaigns()
         every = campaigns.every()
         busy = [s.name for s in every if not s.ended and s.production.startswith((DAG, "release"))]
         if busy:
             raise AirflowSkipException(f"{busy[0]} is being made: the next run looks again")
-        made = spans(every, asked.instrument)
-        found = _again(campaigns, asked, made) or _missing(asked, made)
+        made = spans(every, watch.instrument)
+        found = _again(campaigns, watch, made) or _missing(watch, made)
         if found is None:
             raise AirflowSkipException("no template is missing, and none was made with what was withdrawn since")
         reason, days = found
         _log.warning("templates are made: %s", reason)
-        chosen = asked.model_dump(include={"instrument", "variant", "skymap"}) | days
+        chosen = watch.model_dump(include={"instrument", "variant", "skymap"}) | days
         wanted = conf.read(DAG, chosen)
         return {"run_id": wanted.run_id(DAG), "conf": wanted.model_dump(mode="json", exclude_defaults=True), "reason": reason}
 
@@ -66,11 +61,11 @@ def spans(every: Iterable[CampaignStatus], instrument: str) -> dict[tuple[int, i
 
 
 def _again(
-    campaigns: Campaigns, asked: conf.TemplateWatch, made: dict[tuple[int, int], int]
+    campaigns: Campaigns, watch: conf.TemplateWatch, made: dict[tuple[int, int], int]
 ) -> tuple[str, dict[str, int]] | None:
     for (first, last), serial in sorted(made.items()):
         days = {"first_day": first, "last_day": last}
-        name = conf.read(DAG, {"instrument": asked.instrument, **days, "serial": serial}).campaign(DAG)
+        name = conf.read(DAG, {"instrument": watch.instrument, **days, "serial": serial}).campaign(DAG)
         gone = campaigns.withdrawn_inputs(name)
         if gone:
             why = f"{gone[0].dataset_type} {dict(gone[0].data_id)}: {gone[0].why}"
@@ -78,10 +73,10 @@ def _again(
     return None
 
 
-def _missing(asked: conf.TemplateWatch, made: Iterable[tuple[int, int]]) -> tuple[str, dict[str, int]] | None:
-    words = ["calib", "templates", "--home", engine.home(), "--instrument", asked.instrument, "--json"]
-    words += ["--skymap", asked.skymap] if asked.skymap else []
-    words += ["--days", str(asked.first_day), str(asked.last_day), "--least-visits", str(asked.least_visits)]
+def _missing(watch: conf.TemplateWatch, made: Iterable[tuple[int, int]]) -> tuple[str, dict[str, int]] | None:
+    words = ["calib", "templates", "--home", engine.home(), "--instrument", watch.instrument, "--json"]
+    words += ["--skymap", watch.skymap] if watch.skymap else []
+    words += ["--days", str(watch.first_day), str(watch.last_day), "--least-visits", str(watch.least_visits)]
     for first, last in made:
         words += ["--tried", str(first), str(last)]
     need = json.loads(science.ask(*words).splitlines()[-1])
