@@ -35,7 +35,7 @@ from payloads.ingest import ingest
 from payloads.repository import open_repository
 from payloads.simulator.survey import simulate_survey
 from workflow.campaigns import Campaigns
-from workflow.status import CampaignState
+from workflow.states import CampaignState
 
 WHAT = (
     "25 exposures of 4072 x 4000 px, 16 amplifiers: raw files to certified masters at both sites, by Airflow, two HTCondor "
