@@ -3,6 +3,7 @@
 from airflow.sdk import DAG, chain
 
 from operators.campaign import CampaignStepOperator, StartCampaignOperator, SummaryOperator
+from operators.collect import ALERTS, CollectOperator
 from operators.night import ArmedOperator, CloseNightOperator, NightReportOperator, OpenNightOperator, SuperviseOperator
 from operators.params import params_of
 from operators.priority import PROMPT
@@ -10,7 +11,8 @@ from operators.priority import PROMPT
 DOC = """
 ### Night
 **frames** (instrument signature, PSF, sources, astrometry, photometry) → **difference** (against the newest templates) →
-**associate** (sources to objects) → **package** (one alert per source). Needs calibrations, templates and the sky map.
+**associate** (sources to objects) → **package** (one alert per source) → **tell** (to the subscribers). Needs calibrations,
+templates and the sky map.
 
 A frame that fails does not stop the others: it goes to the **backlog** (`pachon campaign report NAME`), which the DAG `offline`
 works off the day after. First in priority over everything else.
@@ -42,4 +44,5 @@ with DAG(
     start = StartCampaignOperator(task_id="start", production="nightly", modes=("batch",), trigger_rule="none_failed")
     names = ("frames", "difference", "associate", "package")
     steps = [CampaignStepOperator(task_id=step, campaign=start.output, step=step) for step in names]
-    chain(night_report, start, *steps, SummaryOperator(task_id="report", campaign=start.output))
+    tell = CollectOperator(task_id="tell", command=ALERTS)
+    chain(night_report, start, *steps, tell, SummaryOperator(task_id="report", campaign=start.output))

@@ -28,7 +28,7 @@ COMMANDS = {
     "engine": "workflow.cli:engine",
     "qc": "backbone.qc.cli:qc",
     "prompt-ingest": "services.prompt_ingest.cli:prompt_ingest",
-    "night": "workflow.night.cli:night",
+    "night": "deploy.cli_night:night",
     "quantum": "workflow.cli_quantum:quantum",
     "sites": "deploy.site_files:sites",
     "up": "deploy.cli_stack:up",

@@ -181,7 +181,11 @@ class BacklogOperator(_WaitsForCampaign):
         """Read the backlog; none: done. Else retry, advance, wait."""
         try:
             if not self.campaign:
-                self.campaign = _night_of(conf.read("offline", dict(context["params"])))
+                asked = conf.read("offline", dict(context["params"]))
+                self.campaign = _night_of(asked)
+                if _left_nothing(self.campaign, asked):
+                    _log.info("the prompt night of that day has ended and left nothing undone")
+                    return {}
             campaigns = self._begin(context)
             left = campaigns.backlog(self.campaign)
             status = campaigns.status(self.campaign)
@@ -247,6 +251,17 @@ def _night_of(asked: conf.Conf) -> str:
             engine.campaigns().status(name)
             return name
     return names[0]
+
+
+def _left_nothing(campaign: str, asked: conf.Conf) -> bool:
+    """Whether the day's prompt workers did it all, so that there is no campaign to work off."""
+    if not isinstance(asked, conf.Offline) or asked.night:
+        return False
+    with contextlib.suppress(UnknownCampaign):
+        engine.campaigns().status(campaign)
+        return False
+    (night,) = engine.nights().statuses([asked.campaign_of("prompt")])
+    return night is not None and night.ended
 
 
 def _advanced(campaigns: Campaigns, name: str, status: CampaignStatus) -> CampaignStatus:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from backbone.errors import PermanentError
 from backbone.messages.prompt import KnownField
+from operators.days import checked_day, last_whole, number_of
 from workflow.models import Strict, parse
 from workflow.production import Production
 from workflow.shaping import shaped
@@ -92,7 +93,7 @@ class Day(Conf):
     @field_validator("day_obs")
     @classmethod
     def _a_date(cls, value: int) -> int:
-        return _checked_day(value)
+        return checked_day(value)
 
     def subject(self) -> list[str]:
         """See Conf."""
@@ -178,14 +179,17 @@ class PromptNight(Night):
 
 
 class Offline(Night):
-    """The day after: the night's backlog, then tracklets."""
+    """The day after: the night's backlog, then objects and tracklets."""
 
     night: str = Field(default="", description="campaign of the night; empty: the first of this instrument and day")
 
     def night_campaigns(self) -> list[str]:
         """The campaigns whose backlog may be worked off: of a night in batch, or what a prompt night left; the first there is."""
-        night = Night(instrument=self.instrument, day_obs=self.day_obs)
-        return [self.night] if self.night else [night.campaign("nightly"), f"{night.campaign('prompt')}_late"]
+        return [self.night] if self.night else [self.campaign_of("nightly"), f"{self.campaign_of('prompt')}_late"]
+
+    def campaign_of(self, kind: str) -> str:
+        """The first of this instrument and day."""
+        return Night(instrument=self.instrument, day_obs=self.day_obs).campaign(kind)
 
 
 class Span(Conf):
@@ -199,7 +203,7 @@ class Span(Conf):
     @field_validator("first_day", "last_day")
     @classmethod
     def _dates(cls, value: int) -> int:
-        return value and _checked_day(value)
+        return value and checked_day(value)
 
     def placed(self, now: datetime) -> Span:
         """The last whole month (or year) that had ended by `now`, unless the conf says which days."""
@@ -295,7 +299,7 @@ class TemplateWatch(Template):
 
     def placed(self, now: datetime) -> TemplateWatch:
         """The days until now, unless the conf says which."""
-        days = {"first_day": _number((now - timedelta(days=self.reach_days)).date()), "last_day": _number(now.date())}
+        days = {"first_day": number_of((now - timedelta(days=self.reach_days)).date()), "last_day": number_of(now.date())}
         return self.model_copy(update={name: getattr(self, name) or day for name, day in days.items()})
 
 
@@ -309,11 +313,11 @@ class Morning(Form):
     @field_validator("day_obs")
     @classmethod
     def _a_date(cls, value: int) -> int:
-        return value and _checked_day(value)
+        return value and checked_day(value)
 
     def day(self, now: datetime) -> int:
         """The day, at the time `now`."""
-        return self.day_obs or _number((now.astimezone(UTC) - timedelta(hours=36)).date())
+        return self.day_obs or number_of((now.astimezone(UTC) - timedelta(hours=36)).date())
 
 
 class Care(Form):
@@ -376,25 +380,3 @@ def read_morning(dag: str, given: Mapping[str, Any]) -> Morning:
 
 def _form(dag: str, given: Mapping[str, Any]) -> Form:
     return parse(SCHEMAS[dag], dict(given), what=f"conf of {dag}", error=ConfError)
-
-
-def last_whole(unit: Literal["month", "year"], now: datetime) -> tuple[int, int]:
-    """First and last day (YYYYMMDD) of the last month or year that had ended by `now`."""
-    start = now.date().replace(day=1) if unit == "month" else now.date().replace(month=1, day=1)
-    last = start - timedelta(days=1)
-    first = last.replace(day=1) if unit == "month" else last.replace(month=1, day=1)
-    return _number(first), _number(last)
-
-
-def _number(day: date) -> int:
-    return int(day.strftime("%Y%m%d"))
-
-
-def _checked_day(value: int) -> int:
-    try:
-        day = datetime.strptime(str(value), "%Y%m%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise ValueError(f"{value} is no day: write YYYYMMDD") from error
-    if day.year < 1950:
-        raise ValueError(f"{value} is no day: write YYYYMMDD")
-    return value

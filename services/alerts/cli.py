@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from services.alerts.book import FULL
+from services.alerts.collected import collect
 from services.alerts.database_transport import position_at
 from services.alerts.follow import Collection, follow
 from services.alerts.packets import container, encode
@@ -92,6 +93,18 @@ def of_object(number: int, home: Path) -> None:
     with AlertService(home) as service:
         for alert in service.outbox.archive.of_object(number):
             click.echo(str(alert))
+
+
+@alerts.command("collect")
+@click.option("--instrument", required=True)
+@click.option("--day-obs", required=True, type=int, help="Observing day, YYYYMMDD.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@with_home
+def collect_(instrument: str, day_obs: int, as_json: bool, home: Path) -> None:
+    """Bring the alerts that batch productions made of a night to the subscribers. Twice is the same as once."""
+    found = collect(home, instrument, day_obs)
+    words = f"{found.new} alerts of {found.frames} frames are on their way, {found.known} were already"
+    click.echo(json.dumps(found.as_json()) if as_json else words)
 
 
 @alerts.command()

@@ -27,6 +27,7 @@ from backbone.messages.prompt import FrameArrived, WorkerOrder
 from services.alerts.outbox import AlertOutbox
 from services.prompt.science import Plan, Product, Science
 from services.prompt.words import Done, Stage
+from services.telemetry.reports import DetectorQuality
 from services.telemetry.telemetry import Telemetry
 
 _LOG = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def fly(order: WorkerOrder, science: Science, plan: Plan, pipe: Connection) -> N
         if not isinstance(error, PachonError):
             _LOG.error("visit %d on detector %d:\n%s", plan.visit, order.detector, traceback.format_exc())
         done = Done(state="failed", stage=stages.now, reason=str(error) or repr(error), mechanism=type(error).__name__, **out)
+        _say_that_it_failed(order, plan, done.reason)
     used = resource.getrusage(resource.RUSAGE_SELF)
     told = {
         "at": time.time(),
@@ -145,6 +147,18 @@ def _keep(order: WorkerOrder, plan: Plan, product: Product, store: Endpoint) -> 
     key = f"prompt/{order.night}/stamps/{plan.visit}/{order.detector:03}.png"
     store.put(key, product.stamps)
     return key
+
+
+def _say_that_it_failed(order: WorkerOrder, plan: Plan, reason: str) -> None:
+    """To the observatory, once: what keeps even that from being said must not keep the worker from the next visit."""
+    failed = DetectorQuality(
+        instrument=order.instrument, visit=plan.visit, detector=order.detector, state="failed", reason=reason[:500]
+    )
+    try:
+        with Telemetry.open(Path(order.home)) as telemetry:
+            telemetry.send(failed)
+    except PachonError as error:
+        _LOG.warning("visit %d on detector %d failed, and the observatory was not told: %s", plan.visit, order.detector, error)
 
 
 def _patiently(call: Callable[[], T], recovered: Counter[str]) -> T:

@@ -37,6 +37,7 @@ source = sa.Table(
     sa.Column("mjd", sa.Double, nullable=False),  # TAI
     sa.Column("body", sa.Text, nullable=False),  # JSON: the row of dia_source
     sa.Index("ix_sky_source_instrument_trixel_mjd", "instrument", "trixel", "mjd"),
+    sa.Index("ix_sky_source_instrument_mjd", "instrument", "mjd"),
 )
 
 
@@ -95,8 +96,22 @@ class Sky(AbstractContextManager["Sky"]):
         rows = [json.loads(row.body) for row in self.book.all(query.order_by(source.c.mjd, source.c.id))]
         if not rows:
             return KnownObjects.none()
-        sources = Table({name: [_number(row.get(name)) for row in rows] for name in rows[0]})
+        sources = _table(rows)
         return KnownObjects(objects=summarise(sources, np.asarray(sources["diaObjectId"], np.int64)), sources=sources)
+
+    def moments(self, begin_mjd: float, end_mjd: float) -> list[float]:
+        """Midpoints (MJD TAI) of the visits with sources in [begin, end), in order."""
+        of = (source.c.instrument == self._instrument, source.c.mjd >= begin_mjd, source.c.mjd < end_mjd)
+        return [row.mjd for row in self.book.all(sa.select(source.c.mjd).where(*of).distinct().order_by(source.c.mjd))]
+
+    def at(self, mjd: float) -> Table:
+        """All sources of one of the `moments`, those of no object too, in the order of their ids."""
+        of = (source.c.instrument == self._instrument, source.c.mjd == mjd)
+        return _table([json.loads(row.body) for row in self.book.all(sa.select(source.c.body).where(*of).order_by(source.c.id))])
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    return Table({name: [_number(row.get(name)) for row in rows] for name in rows[0]})
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from backbone.errors import TransientError
-from operators import door, triggers
+from operators import door, engine, triggers
 from operators.campaign import BacklogOperator, CampaignStepOperator, StartCampaignOperator, SummaryOperator
 from operators.triggers import CampaignEvent, Code
 from workflow.campaigns import StepStatus
@@ -186,7 +188,22 @@ def test_what_fails_again_stays_in_the_backlog_and_stops_nothing(campaigns, cont
     assert BacklogOperator(task_id="backlog", campaign="c").execute_complete(context, event.payload())["failed"] == 2
 
 
-def test_night_that_never_was_fails(campaigns, context):
+@pytest.fixture
+def prompt_nights(monkeypatch):
+    """Names of the prompt nights that have ended."""
+    ended = []
+    found = SimpleNamespace(statuses=lambda names: [SimpleNamespace(ended=True) if name in ended else None for name in names])
+    monkeypatch.setattr(engine, "nights", lambda: found)
+    return ended
+
+
+def test_prompt_night_that_left_nothing_has_no_backlog(campaigns, context, prompt_nights):
+    prompt_nights.append("prompt_simcam_20260101_1")
+    assert BacklogOperator(task_id="backlog").execute(offline(context)) == {}
+    assert campaigns.calls == []
+
+
+def test_night_that_never_was_fails(campaigns, context, prompt_nights):
     with pytest.raises(AirflowFailException, match=f"no campaign '{NAME}'"):
         BacklogOperator(task_id="backlog").execute(offline(context))
 

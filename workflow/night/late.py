@@ -19,12 +19,20 @@ from workflow.night.states import PART_LEFT
 
 STEP = "prompt"
 """Stands in the backlog for a step: these were no quanta yet."""
+_DETECTORS = 1000
 _NAMES = uuid.UUID("6d0f2f1e-54b5-5c0f-8a53-3a2f5e6f6a11")
 
 
 def late_campaign(night: str) -> str:
     """Name of the campaign that does what a night left."""
     return f"{night}_late"
+
+
+def part_number(visit: int, detector: int) -> int:
+    """A visit on one detector as one number, as the production's queries make it."""
+    if not 0 <= detector < _DETECTORS:
+        raise ProductionError(f"detector {detector}: nights are handed over for detectors 0 to {_DETECTORS - 1}")
+    return visit * _DETECTORS + detector
 
 
 def hand_over(nights: Nights, campaigns: Campaigns, name: str, production: Path, actor: str) -> str | None:
@@ -46,7 +54,7 @@ def hand_over(nights: Nights, campaigns: Campaigns, name: str, production: Path,
         "instrument": status.instrument,
         "day_obs": status.day_obs,
         "skymap": nights.rows(name)[0].skymap,
-        "visits": sorted({exposure for row in left for exposure in row.exposures}),
+        "parts": sorted({part_number(exposure, row.detector) for row in left for exposure in row.exposures}),
     }
     campaigns.start(production, name=campaign, parameters=parameters, actor=actor, release="none")
     now = nights.clock.now()

@@ -62,3 +62,11 @@ def test_a_sky_of_which_nothing_is_known_is_empty(sky):
 def test_a_field_at_the_seam_of_right_ascension_is_one(sky):
     sky.add(sources(1, [359.999, 0.001], [10.0, 10.0], 60000, [1, 2]))
     assert len(sky.around(360.0, 10.0, 0.05).objects) == 2
+
+
+def test_a_nights_sources_are_read_visit_by_visit_those_of_no_object_too(sky):
+    sky.add(sources(1, [10.0, 200.0], [0.0, 5.0], 60000.5, [1, 0]))
+    sky.add(sources(11, [10.0], [0.0], 60000.25, [1]))
+    sky.add(sources(21, [10.0], [0.0], 60001.0, [1]))
+    assert sky.moments(60000.0, 60001.0) == [60000.25, 60000.5]
+    assert [list(sky.at(mjd)["diaSourceId"]) for mjd in (60000.25, 60000.5)] == [[11], [1, 2]]
