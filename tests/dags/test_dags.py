@@ -14,7 +14,7 @@ from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
-from operators import door, engine
+from operators import door, engine, science
 from operators.campaign import CampaignStepOperator, StartCampaignOperator
 from operators.conf import SCHEMAS, read
 from workflow.production import Production
@@ -149,12 +149,13 @@ def test_night_runs_through_its_steps_in_order(bag, monkeypatch, tmp_path):
     engine_fake = Obedient()
     monkeypatch.setattr(engine, "open_campaigns", lambda home: engine_fake)
     monkeypatch.setattr(door, "record", lambda home, command: command)
+    monkeypatch.setattr(science, "ask", lambda *words: engine_fake.log.append(" ".join(words[:2])) or '{"new": 1}')
     monkeypatch.setenv("PACHON_HOME", str(tmp_path))
     initdb()
     run = bag.dags["nightly"].test(run_conf={"instrument": "simcam", "day_obs": 20260101})
     assert run.state == "success"
     steps = ["frames", "difference", "associate", "package"]
-    assert engine_fake.log == ["start nightly_simcam_20260101_1", *(f"release {step}" for step in steps)]
+    assert engine_fake.log == ["start nightly_simcam_20260101_1", *(f"release {step}" for step in steps), "alerts collect"]
 
 
 def test_calibration_steps_are_in_the_order_that_their_tasks_ask_for():
