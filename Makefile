@@ -44,7 +44,7 @@ demo: install ## raw frames to alerts, tracklets and a small release, on a real 
 	@$(BIN)/pachon demo --home $(HOME_DIR) $(if $(KEEP),--keep) $(if $(DATA),--data $(DATA)) $(if $(INSTRUMENT),--instrument $(INSTRUMENT)) $(if $(SITES),--sites $(SITES)) $(if $(STORE),--store $(STORE)) $(if $(POOLS),--pools $(POOLS))
 
 test: install ## all tests, against the wheel (those under Celery take minutes more: `make soak`, or ARGS="-m celery")
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not celery" $(ARGS)
+	@$(BIN)/pytest -q -n 3 --dist loadfile -m "not celery" $(ARGS)
 
 soak: install ## kill -9 of everything in turn, KILLS times (default 10), and the same products all the same
 	@PACHON_SOAK_KILLS=$(or $(KILLS),10) $(BIN)/pytest -q -m kill tests/integration $(ARGS)
