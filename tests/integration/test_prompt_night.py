@@ -28,11 +28,10 @@ CAMERA = "SimCam"
 class Observatory:
     """A home with a night, its supervisor, and the frames of its camera."""
 
-    def __init__(self, home, **prompt):
+    def __init__(self, home, *, pool=None, **prompt):
         os.environ.pop("PACHON_HOME", None)
-        self.settings = Settings(
-            home=home, sites=(Site(name="ncsa", pool=LocalPool(slots=4)),), prompt=PromptSettings(poll_s=0.05, **prompt)
-        )
+        sites = (Site(name="ncsa", pool=pool or LocalPool(slots=4)),)
+        self.settings = Settings(home=home, sites=sites, prompt=PromptSettings(poll_s=0.05, **prompt))
         self.settings.write()
         self.nights = Nights(self.settings)
         self.watch = Watch(self.nights)
