@@ -68,3 +68,17 @@ def test_filters_run_on_real_rubin_packets_and_one_reader_reads_theirs_and_ours(
     ours = kind_of(json.loads(json.dumps(schema(), default=str)))
     for name, text in predefined().items():
         assert {Filter.of(text, k).passes(p) for k in (kind, ours) for p in packets} <= {True, False}, name
+
+
+@pytest.mark.skipif(not all(ZTF.values()), reason=f"no packets under {ALERTS}")
+def test_one_reader_reads_packets_of_ztf_of_lsst_and_ours():
+    from payloads.alerts import read_alerts, write_alerts
+    from tests.payloads.test_alerts import packed
+
+    sample = RUBIN_SCHEMA.parent / "sample_data" / "fakeAlert.avro"
+    files = [*(path.read_bytes() for paths in ZTF.values() for path in paths), sample.read_bytes(), write_alerts(packed())]
+    read = [packet for content in files for packet in read_alerts(content)]
+    theirs = {packet["objectId"][:3] for packet in read if "candidate" in packet}
+    assert theirs == {"ZTF"}
+    assert [packet["diaSourceId"] for packet in read if "diaSource" in packet][-3:] == [4000, 4001, 4002]
+    assert len(read) == len(files) + 2
