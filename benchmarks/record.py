@@ -1,7 +1,7 @@
 """What every benchmark writes, and the README's table made from it.
 
-A result is one flat document: the figures by name, and under `about` how each of them came to be. A figure that a run did not
-measure keeps its value and its own words, so that a benchmark may be run in parts.
+A result is one document: the figures by name, and under `about` how each of them came to be. A figure that a run did not measure
+keeps its value and its own words, so that a benchmark may be run in parts. The table shows what headlines.yaml names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,12 +46,17 @@ def record(name: str, figures: Mapping[str, Any], *, command: str, what: str) ->
 
 
 def _table() -> None:
-    rows = ["| benchmark | figure | value | commit, load |", "|---|---|---|---|"]
-    for path in sorted(RESULTS.glob("*.json")):
-        found = json.loads(path.read_text())
-        for key, about in found[_ABOUT].items():
-            if isinstance(found[key], (int, float)):
-                rows.append(f"| {path.stem} | {key} | {found[key]:g} | {about['commit']}, {about['load_1min']} |")
+    rows = ["| | measured | asked | commit, load |", "|---|---|---|---|"]
+    for name, lines in yaml.safe_load((ROOT / "benchmarks" / "headlines.yaml").read_text()).items():
+        path = RESULTS / f"{name}.json"
+        found = json.loads(path.read_text()) if path.exists() else {_ABOUT: {}}
+        about = found[_ABOUT]
+        rows.append(f"| **{name}** | | | |")
+        for figure, what, wanted in lines:
+            if (first := figure.split(".")[0]) in about:
+                value = reduce(lambda inner, key: inner[key], figure.split("."), found)
+                told = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+                rows.append(f"| {what} | {told} | {wanted} | {about[first]['commit']}, {about[first]['load_1min']} |")
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, _, rest = text.partition(BEGIN)
