@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from payloads.alerts import packets
@@ -20,11 +20,15 @@ def alert_packets(
     known: KnownObjects,
     *,
     processed_mjd_tai: float,
+    forced_before: Table | None = None,
     observation_reason: str | None = None,
     target_name: str | None = None,
     cutout_px: int = 31,
 ) -> list[dict[str, Any]]:
-    """One packet (payloads.alerts) for each source of the result that is told, with its object's history and cut-outs."""
+    """One packet (payloads.alerts) for each source of the result that is told, with its object's history and cut-outs.
+
+    `forced_before`: forced photometry of earlier visits, columns as `PromptResult.forced` and `timeProcessedMjdTai`.
+    """
     told = result.dia_sources[result.told]
     of_object = np.asarray(told["diaObjectId"], np.int64)
     named = of_object != 0
@@ -43,13 +47,21 @@ def alert_packets(
             association=association,
             objects=result.objects,
             past=known.sources,
-            forced=result.forced,
+            forced=_all_forced(result.forced, forced_before, processed_mjd_tai),
             cutouts=cutouts,
             processed_mjd_tai=processed_mjd_tai,
             observation_reason=observation_reason,
             target_name=target_name,
         )
     )
+
+
+def _all_forced(now: Table, before: Table | None, processed_mjd_tai: float) -> Table:
+    if before is None or not len(before):
+        return now
+    now = now.copy(copy_data=False)
+    now["timeProcessedMjdTai"] = np.full(len(now), processed_mjd_tai)
+    return vstack([before, now], join_type="inner", metadata_conflicts="silent")
 
 
 @dataclass(frozen=True, eq=False)

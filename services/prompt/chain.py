@@ -96,6 +96,7 @@ class PromptChain:
             result,
             loaded.known,
             processed_mjd_tai=now,
+            forced_before=self._forced_before(result),
             observation_reason=plan.mode.value,
             target_name=plan.field or None,
             cutout_px=self._settings.cutout_px,
@@ -106,7 +107,7 @@ class PromptChain:
             quality=_quality(result, len(arrived)),
             telemetry=self._telemetry(result, arrived),
             stamps=stamps(result),
-            keep=partial(self._remember, result.dia_sources),
+            keep=partial(self._remember, result.dia_sources, result.forced, now),
         )
 
     def _validated(self, arrived: Sequence[Arrived], plan: Plan, on_stage: OnStage) -> Product:
@@ -128,9 +129,16 @@ class PromptChain:
             reasons += verdict.reasons
         return Product(quality={**numbers, "refused": "; ".join(reasons), "raw_refused": len(reasons), "snaps": len(arrived)})
 
-    def _remember(self, sources: Table) -> None:
+    def _forced_before(self, result: PromptResult) -> Table:
+        """Forced photometry of earlier visits, of the objects that alerts are about."""
+        objects = np.unique(np.asarray(result.dia_sources["diaObjectId"], np.int64)[result.told])
+        with Sky.open(Path(self._order.home), self._order.instrument) as sky:
+            return sky.forced(objects[objects != 0].tolist(), before_mjd=result.facts.mjd_mid_tai)
+
+    def _remember(self, sources: Table, forced: Table, processed_mjd_tai: float) -> None:
         with Sky.open(Path(self._order.home), self._order.instrument) as sky:
             sky.add(sources)
+            sky.add_forced(forced, processed_mjd_tai)
 
     def _telemetry(self, result: PromptResult, arrived: Sequence[Arrived]) -> DetectorQuality:
         q = result.quality

@@ -1,4 +1,5 @@
-"""What the prompt path has seen, by its place on the sky: difference sources with the object that each belongs to.
+"""What the prompt path has seen, by its place on the sky: difference sources with the object that each belongs to; and what was
+measured at the places of objects, by object.
 
 Objects are made from their sources when they are read, so nothing is kept twice. Reading costs what is around the field, whatever
 the nights before have seen elsewhere: the index is by trixel (HTM, level 10, some 5 arcmin) and time.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +20,7 @@ from astropy.table import Table
 from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 from backbone.database import Database
+from payloads.alerts import forced_source_id
 from payloads.association import summarise
 from payloads.htm import htm_index
 from payloads.prompt.preloaded import KnownObjects
@@ -39,6 +42,37 @@ source = sa.Table(
     sa.Index("ix_sky_source_instrument_trixel_mjd", "instrument", "trixel", "mjd"),
     sa.Index("ix_sky_source_instrument_mjd", "instrument", "mjd"),
 )
+forced = sa.Table(
+    "sky_forced",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("instrument", sa.Text, nullable=False),
+    sa.Column("object", _BIG, nullable=False),
+    sa.Column("mjd", sa.Double, nullable=False),  # TAI, of the exposure
+    sa.Column("processed", sa.Double, nullable=False),  # MJD TAI
+    sa.Column("visit", _BIG, nullable=False),
+    sa.Column("detector", sa.Integer, nullable=False),
+    sa.Column("band", sa.Text, nullable=False),
+    sa.Column("ra", sa.Double, nullable=False),
+    sa.Column("dec", sa.Double, nullable=False),
+    sa.Column("flux", sa.Double, nullable=False),  # nJy
+    sa.Column("flux_err", sa.Double, nullable=False),
+    sa.Index("ix_sky_forced_instrument_object_mjd", "instrument", "object", "mjd"),
+)
+_FORCED = {
+    "diaForcedSourceId": forced.c.id,
+    "diaObjectId": forced.c.object,
+    "midpointMjdTai": forced.c.mjd,
+    "timeProcessedMjdTai": forced.c.processed,
+    "visit": forced.c.visit,
+    "detector": forced.c.detector,
+    "band": forced.c.band,
+    "ra": forced.c.ra,
+    "dec": forced.c.dec,
+    "psfFlux": forced.c.flux,
+    "psfFluxErr": forced.c.flux_err,
+}
+"""Columns of forced photometry as packets have it."""
 
 
 class SkyBook(Database):
@@ -98,6 +132,25 @@ class Sky(AbstractContextManager["Sky"]):
             return KnownObjects.none()
         sources = _table(rows)
         return KnownObjects(objects=summarise(sources, np.asarray(sources["diaObjectId"], np.int64)), sources=sources)
+
+    def add_forced(self, measured: Table, processed_mjd_tai: float) -> None:
+        """Keep the forced photometry of a visit (PromptResult.forced) that is a measurement; again it changes nothing."""
+        found = measured[np.isfinite(measured["psfFlux"]) & np.isfinite(measured["psfFluxErr"])]
+        rows = [
+            {column.name: _plain(row[name]) for name, column in _FORCED.items() if name in found.colnames}
+            | {"id": forced_source_id(int(row["visit"]), int(row["detector"]), int(row["diaObjectId"]))}
+            | {"instrument": self._instrument, "processed": processed_mjd_tai}
+            for row in found
+        ]
+        with self.book.begin() as connection:
+            self.book.insert_new(connection, forced, rows)
+
+    def forced(self, objects: Iterable[int], before_mjd: float) -> Table:
+        """Forced photometry of these objects in the twelve months before, by object and time."""
+        when = (forced.c.mjd > before_mjd - YEAR_D, forced.c.mjd < before_mjd)
+        of = (forced.c.instrument == self._instrument, self.book.among(forced.c.object, objects), *when)
+        rows = self.book.all(sa.select(*_FORCED.values()).where(*of).order_by(forced.c.object, forced.c.mjd))
+        return Table({name: [getattr(row, column.name) for row in rows] for name, column in _FORCED.items()})
 
     def moments(self, begin_mjd: float, end_mjd: float) -> list[float]:
         """Midpoints (MJD TAI) of the visits with sources in [begin, end), in order."""

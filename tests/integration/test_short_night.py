@@ -109,7 +109,9 @@ def night(stand, camera, tmp_path_factory):
         observatory.play(visits[:1], 0.2)
         until(lambda: nights.rows("n1")[1][0].stage != "waiting")
         watch._crew.put_down([row.key for row in nights.rows("n1")[2]])  # kill -9, by its pool
-        observatory.play(visits[1:VISITS], 0.2)
+        for done in range(1, VISITS):  # each when the one before is remembered
+            until(lambda n=done: sum(row.ended is not None for row in nights.rows("n1")[1]) == n)
+            observatory.play(visits[done : done + 1], 0.2)
         name = raw_name(stand.world.survey, visits[VISITS], stand.world.camera.detector(0))
         empty = tmp_path_factory.mktemp("empty") / name
         empty.parent.mkdir(parents=True)
@@ -138,6 +140,15 @@ def test_every_alert_of_undisturbed_processing_is_out_once(stand, night, in_time
         assert outbox.known(stand.expected) == set(in_time)
         last, _ = outbox.book.streams()[FULL]
     assert last == len(in_time)
+
+
+def test_packets_carry_what_was_measured_at_their_object_in_the_visits_before(stand, night, in_time):
+    with AlertOutbox.open(stand.home) as outbox:
+        packets = [outbox.archive.get(alert) for alert in in_time]
+    first, *_, last = sorted({packet["diaSource"]["visit"] for packet in packets})
+    forced = {visit: [p["prvDiaForcedSources"] for p in packets if p["diaSource"]["visit"] == visit] for visit in (first, last)}
+    assert not any(forced[first])  # nothing was known of these places
+    assert max(len({f["visit"] for f in found or []}) for found in forced[last]) == VISITS - 1
 
 
 def test_the_killed_worker_was_replaced_and_its_visit_done_by_the_next(night):

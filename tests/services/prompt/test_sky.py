@@ -70,3 +70,32 @@ def test_a_nights_sources_are_read_visit_by_visit_those_of_no_object_too(sky):
     sky.add(sources(21, [10.0], [0.0], 60001.0, [1]))
     assert sky.moments(60000.0, 60001.0) == [60000.25, 60000.5]
     assert [list(sky.at(mjd)["diaSourceId"]) for mjd in (60000.25, 60000.5)] == [[11], [1, 2]]
+
+
+def measured(visit, mjd, objects, flux):
+    n = len(objects)
+    return Table(
+        {
+            "diaObjectId": np.asarray(objects, np.int64),
+            "visit": np.full(n, visit, np.int64),
+            "detector": np.zeros(n, np.int32),
+            "band": ["r"] * n,
+            "midpointMjdTai": np.full(n, float(mjd)),
+            "ra": np.full(n, 10.0),
+            "dec": np.zeros(n),
+            "x": np.zeros(n),
+            "y": np.zeros(n),
+            "psfFlux": np.asarray(flux, float),
+            "psfFluxErr": np.full(n, 2.0),
+        }
+    )
+
+
+def test_forced_photometry_of_objects_is_that_of_twelve_months_before_once(sky):
+    for visit, mjd in ((1, 60000), (2, 60300), (3, 60400)):
+        for _ in range(2):
+            sky.add_forced(measured(visit, mjd, [1, 2, 3], [10.0 * visit, np.nan, 5.0]), 60500.0)
+    found = sky.forced([1, 2], before_mjd=60400)
+    assert list(zip(found["diaObjectId"], found["visit"], found["psfFlux"], strict=True)) == [(1, 2, 20.0)]
+    assert list(sky.forced([3], before_mjd=60401)["midpointMjdTai"]) == [60300.0, 60400.0]
+    assert len(sky.forced([], before_mjd=60401)) == len(sky.forced([2], before_mjd=60401)) == 0
