@@ -17,6 +17,7 @@ from payloads.dia_sources import DiaSourceConfig, detect, psf_field
 from payloads.difference import Difference, DifferenceConfig, Image, subtract, typical
 from payloads.exposure import ExposureFacts
 from payloads.forced import lone_fluxes, on_frame
+from payloads.fringes import take_off_fringes
 from payloads.isr import Plane, prepare, remove_signature
 from payloads.kernel import KernelConfig
 from payloads.prompt.known import associate_visit
@@ -143,6 +144,8 @@ def _reduced(snap: RawFrame, preloaded: Preloaded) -> Plane:
         dark_time_s=snap.facts.dark_time_s,
         overwrite=True,
     )
+    if preloaded.fringe is not None:
+        take_off_fringes(plane, preloaded.fringe)
     # Half of a mask's 32 bits have no meaning yet, and at full size they are 33 MB.
     return replace(plane, mask=plane.mask.astype(np.uint16))
 

@@ -89,6 +89,7 @@ class Preloaded:
     template: tuple[TemplatePatch, ...]
     reference: ReferenceStars
     illumination: Plane | None = None
+    fringe: NDArray[np.float16] | None = None  # the pattern, a fraction of the sky
     known: KnownObjects = field(default_factory=KnownObjects.none)
     bodies: Bodies = field(default_factory=Bodies.none)
 

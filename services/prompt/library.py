@@ -14,6 +14,7 @@ from astropy.table import Table, vstack
 from astropy.time import Time, TimeDelta
 from lsst.daf.butler import Butler, Timespan
 from lsst.sphgeom import HtmPixelization
+from numpy.typing import NDArray
 
 from payloads.camera import NO_FILTER, Camera, Detector
 from payloads.instrument import read_camera
@@ -58,6 +59,8 @@ class Library:
     """By filter; bias and dark are the same arrays for all of them."""
     _illuminations: dict[str, Plane | None] = field(default_factory=dict)
     """By filter; not among the masters, by which the night's flats are judged."""
+    _fringes: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+    """By filter, where there are any."""
     _fields: dict[Pointing, Preloaded] = field(default_factory=dict)
 
     def load(self) -> None:
@@ -74,6 +77,8 @@ class Library:
             flat = plane_of(self._master("flat", physical_filter=f.name))
             self._masters[f.name] = small_masters(bias=bias, dark=dark, flat=flat, bad_pixels=bad_pixels)
             self._illuminations[f.name] = smooth_field(plane_of(self._master("illumination", physical_filter=f.name)))
+            if (fringe := plane_of(self._master("fringe", physical_filter=f.name))) is not None:
+                self._fringes[f.name] = fringe.data.astype(np.float16)  # rounds off a thousandth of the pattern
         self._sky = SkyMap.load(butler, self.skymap)
 
     @property
@@ -134,6 +139,7 @@ class Library:
             detector=self.sensor,
             **self._masters[pointing.physical_filter],
             illumination=self._illuminations.get(pointing.physical_filter),
+            fringe=self._fringes.get(pointing.physical_filter),
             template=tuple(self._template(pointing, band)),
             reference=self._reference(pointing, band),
         )

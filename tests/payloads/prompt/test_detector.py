@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from payloads.alerts import read_alerts, write_alerts
+from payloads.camera import parse_section
 from payloads.isr import Plane
 from payloads.mask import Mask, any_set
 from payloads.prompt.detector import _reduced, process_detector
@@ -148,6 +149,31 @@ def test_a_frame_is_divided_by_the_illumination(visit):
     bare, even = (_reduced(visit.raw, replace(visit.preloaded, illumination=smooth_field(p))) for p in (None, plane))
     good = bare.mask == 0
     np.testing.assert_allclose((bare.data / even.data)[good], slope[good], rtol=1e-3)
+
+
+def test_fringes_are_taken_off_a_frame(visit):
+    ny, nx = visit.preloaded.detector.shape
+    y, x = np.mgrid[:ny, :nx]
+    pattern = np.sin(2 * np.pi * (x + 0.4 * y) / 40).astype(np.float32)
+    plain = _reduced(visit.raw, visit.preloaded)
+    good = plain.mask == 0
+    sky = float(np.median(plain.data[good]))
+    gain = visit.preloaded.detector.amplifiers[0].gain
+    fringed = replace(visit.raw, pixels=_with(visit, 0.05 * sky * pattern / gain))
+    rms = {}
+    for name, fringe in (("left", None), ("taken", pattern.astype(np.float16))):
+        change = _reduced(fringed, replace(visit.preloaded, fringe=fringe)).data - plain.data
+        rms[name] = float(np.sum((change * pattern)[good]) / np.sum(pattern[good] ** 2)) / sky
+    assert rms["left"] == pytest.approx(0.05, rel=0.2)  # the flat divides it
+    assert abs(rms["taken"]) < 0.1 * rms["left"]
+
+
+def _with(visit, light_adu):
+    """The raw frame with more light in its imaging pixels."""
+    pixels = visit.raw.pixels.astype(np.int64)
+    for amplifier in visit.preloaded.detector.amplifiers:
+        pixels[parse_section(amplifier.data)] += np.rint(light_adu[parse_section(amplifier.place)]).astype(np.int64)
+    return np.clip(pixels, 0, 65535).astype(visit.raw.pixels.dtype)
 
 
 def test_what_is_preloaded_is_kept_small_and_means_the_same(visit):
