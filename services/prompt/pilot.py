@@ -10,6 +10,7 @@ import ctypes
 import gc
 import hashlib
 import logging
+import os
 import resource
 import signal
 import time
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from backbone.endpoint import Endpoint
 from backbone.endpoints import open_endpoint
@@ -72,7 +73,7 @@ def fly(order: WorkerOrder, science: Science, plan: Plan, pipe: Connection) -> N
         if not isinstance(error, PachonError):
             _LOG.error("visit %d on detector %d:\n%s", plan.visit, order.detector, traceback.format_exc())
         done = Done(state="failed", stage=stages.now, reason=str(error) or repr(error), mechanism=type(error).__name__, **out)
-        _say_that_it_failed(order, plan, done.reason)
+        _say_that_it_is(order, plan, "failed", done.reason)
     used = resource.getrusage(resource.RUSAGE_SELF)
     told = {
         "at": time.time(),
@@ -149,16 +150,26 @@ def _keep(order: WorkerOrder, plan: Plan, product: Product, store: Endpoint) -> 
     return key
 
 
-def _say_that_it_failed(order: WorkerOrder, plan: Plan, reason: str) -> None:
+def say_that_it_is_late(order: WorkerOrder, plan: Plan, reason: str) -> None:
+    """Of a visit that its worker cancelled, from a process that nobody waits for: the worker itself opens no database."""
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            _say_that_it_is(order, plan, "late", reason)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def _say_that_it_is(order: WorkerOrder, plan: Plan, state: Literal["late", "failed"], reason: str) -> None:
     """To the observatory, once: what keeps even that from being said must not keep the worker from the next visit."""
-    failed = DetectorQuality(
-        instrument=order.instrument, visit=plan.visit, detector=order.detector, state="failed", reason=reason[:500]
+    told = DetectorQuality(
+        instrument=order.instrument, visit=plan.visit, detector=order.detector, state=state, reason=reason[:500]
     )
     try:
         with Telemetry.open(Path(order.home)) as telemetry:
-            telemetry.send(failed)
-    except PachonError as error:
-        _LOG.warning("visit %d on detector %d failed, and the observatory was not told: %s", plan.visit, order.detector, error)
+            telemetry.send(told)
+    except Exception as error:
+        _LOG.warning("visit %d on detector %d is %s, the observatory was not told: %s", plan.visit, order.detector, state, error)
 
 
 def _patiently(call: Callable[[], T], recovered: Counter[str]) -> T:

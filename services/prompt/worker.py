@@ -34,7 +34,7 @@ from backbone.messages.prompt import (
 )
 from backbone.messages.transport import Delivery, Receiver, Transport, TransportDown
 from services.prompt.flight import WAITING, Flight
-from services.prompt.pilot import fly
+from services.prompt.pilot import fly, say_that_it_is_late
 from services.prompt.science import Plan, Science
 from services.prompt.words import Done, Stage
 
@@ -154,6 +154,7 @@ class Worker:
             reason = f"not done {self._order.deadline_s:.0f} s after the end of readout: cancelled in {stage}"
             mechanism = "deadline" if stage != WAITING else "overload"
         self._end(flight, Done(state="cancelled", stage=stage, reason=reason, mechanism=mechanism, at=now))
+        say_that_it_is_late(self._order, flight.plan, reason)
 
     def _end(self, flight: Flight, done: Done) -> None:
         del self._flights[flight.plan.visit]

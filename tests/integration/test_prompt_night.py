@@ -14,6 +14,7 @@ from backbone.endpoints import open_endpoint
 from backbone.errors import ConflictError
 from backbone.messages.opened import open_transport
 from backbone.messages.prompt import FrameArrived, NextVisit, queue_of
+from services.telemetry.telemetry import Telemetry
 from workflow.night.loop import Watch
 from workflow.night.nights import Nights
 from workflow.night.settings import PromptSettings
@@ -154,6 +155,14 @@ def test_a_visit_over_its_deadline_is_cancelled_with_its_stage_and_the_next_is_n
     assert "100 s after the end of readout" in late.reason
     assert after.state == "SUCCEEDED"
     assert after.ended < late.ended
+    observatory.until(lambda: len(told := told_late(observatory)) == 2 and {visit for visit, _ in told} == {2})
+    assert all("cancelled in subtract" in reason for _, reason in told_late(observatory))
+
+
+def told_late(observatory):
+    """Visit and reason of what the observatory was told as late."""
+    with Telemetry.open(observatory.settings.home) as telemetry:
+        return [(f.values["visit"], f.values["reason"]) for f in telemetry.read() if f.values["state"] == "late"]
 
 
 def test_a_visit_whose_process_dies_costs_itself_alone(observatory):
