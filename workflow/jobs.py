@@ -9,10 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from backbone.errors import ObjectAbsent
 from workflow.campaign import Work
 from workflow.collect import add_outcomes, collect, heartbeat, is_all
 from workflow.failures import judge, move
-from workflow.job import EXIT_PREEMPTED, Failure, Outcome, Segment
+from workflow.job import EXIT_PREEMPTED, Failure, Outcome, Segment, begun_key
 from workflow.ledger.tables import CHARGED, job, outcome, quantum
 from workflow.pools.pool import POOL_ENDED, PoolJob, PoolState
 from workflow.states import JOB_TABLE, QUANTUM_IN_JOB, CampaignState, JobState, follow, sources
@@ -70,7 +71,7 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
         changes |= {"started": now, "lease_expires": now + engine.lease_s}
     # A held job with a failure is one that its pool will not let go on by itself.
     hopeless = state in (JobState.LOST, JobState.KILLED) or (seen.state is PoolState.HELD and seen.failure is not None)
-    if hopeless and seen.state is not PoolState.UNKNOWN:
+    if (hopeless and seen.state is not PoolState.UNKNOWN) or _is_evicted(work, row, seen):
         work.context.pools[row.site].kill(row.id, hard=row.lease_expires < now)
     if changes:
         with work.lock.begin() as connection:
@@ -80,6 +81,19 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
                 connection.execute(
                     quantum.update().where(quantum.c.job == row.id, quantum.c.state.in_(before)).values(state=after)
                 )
+
+
+def _is_evicted(work: Work, row: Any, seen: PoolJob) -> bool:
+    """Whether its process is gone and it waits for a slot only to end there, an attempt having one process: nobody waits for
+    that, for it keeps what is left of its quanta.
+    """
+    if seen.state is not PoolState.PENDING or seen.failure is None:
+        return False
+    try:
+        work.context.endpoint(row.site).info(begun_key(row.id))
+    except ObjectAbsent:
+        return False
+    return True
 
 
 def _lose(work: Work, row: Any, seen: PoolJob) -> None:

@@ -13,11 +13,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lsst.daf.butler import Butler, ButlerConfig, CollectionType, Config, DatasetRef
 from lsst.daf.butler.datastore.record_data import DatastoreRecordData
+from lsst.daf.butler.registry.databases.sqlite import SqliteDatabase
 from lsst.pipe.base.pipeline_graph import compare_packages
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
 from lsst.resources import ResourcePath
@@ -38,6 +40,8 @@ from workflow.ledger.audit import task_config
 from workflow.states import QuantumState
 
 _LOG = logging.getLogger(__name__)
+_INLINE_ROWS = 50
+"""Data IDs in a query's text, more go by a table: to compile SQLite's 500, each a SELECT, is a third of planning them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,8 @@ def plan_group(
         for label, field, value in plan.config:
             pipeline.addConfigOverride(label, field, value)
         builder = executor.make_quantum_graph_builder(pipeline, where=_narrowed(plan.where, group))
+        if isinstance(database := builder.butler._registry._db, SqliteDatabase):
+            database.get_constant_rows_max = lambda: _INLINE_ROWS
         components = builder.finish(output=None, attach_datastore_records=True)
         count = sum(components.header.n_task_quanta.values())
         if not count:
@@ -177,19 +183,19 @@ def _note_software(graph: Any, client: Any) -> None:
 
 
 def output_refs(graph: Any) -> dict[Any, Any]:
-    """Every output of a graph's quanta, expanded, by dataset id: what the publisher needs, and the ledger does not hold.
+    """Every output of a graph's quanta by dataset id: what the publisher needs, and the ledger does not hold.
 
-    Of the outputs alone: `build_execution_quanta` makes each input, quantum and record too, and takes three times as long.
+    Of the outputs alone, and with data IDs as they are: `build_execution_quanta` makes each input, quantum and record too, and
+    attaches records of dimensions, which the registry does not look at.
     """
-    graph._expand_execution_quantum_data_ids(list(graph.quantum_only_xgraph.nodes))
-    nodes, expanded = graph.bipartite_xgraph, graph._expanded_data_ids
+    nodes = graph.bipartite_xgraph
     types = {name: node.dataset_type for name, node in graph.pipeline_graph.dataset_types.items()}
     found = {}
     for quantum in graph.quantum_only_xgraph.nodes:
         for dataset in nodes.successors(quantum):
             about = nodes.nodes[dataset]
             kind = types[about["dataset_type_name"]]
-            found[dataset] = DatasetRef(kind, expanded[about["data_id"]], run=about["run"], id=dataset, conform=False)
+            found[dataset] = DatasetRef(kind, about["data_id"], run=about["run"], id=dataset, conform=False)
     return found
 
 
@@ -236,8 +242,12 @@ class Complaints(logging.Handler):
             logger.removeHandler(self)
 
 
+@lru_cache(maxsize=1)
 def site_configuration(butler: Butler) -> str:
-    """The repository's Butler configuration for jobs, as YAML: without the registry, which jobs neither need nor may reach."""
+    """The repository's Butler configuration for jobs, as YAML: without the registry, which jobs neither need nor may reach.
+
+    Written once for a Butler, which has the same for its life: it takes as long as to plan some dozens of quanta.
+    """
     config = Config(ButlerConfig(butler._config))
     if "registry" in config:
         del config["registry"]

@@ -32,7 +32,7 @@ Hook = Callable[[str], None]
 
 
 class RefCache:
-    """Expanded dataset refs of graphs, by dataset id: the registry needs them, the ledger does not hold them."""
+    """Dataset refs of graphs, by dataset id: the registry needs them, the ledger does not hold them."""
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[str, dict[Any, Any]] = OrderedDict()
@@ -122,9 +122,10 @@ def into_registry(butler: Any, data: DatastoreRecordData, refs: dict[Any, Any], 
     by_kind: dict[Any, list[Any]] = {}
     for ref in new:
         by_kind.setdefault((ref.run, ref.datasetType.dimensions), []).append(ref)
+    reads_records = butler.registry.obsCoreTableManager is not None
     with butler.transaction():
         for some in by_kind.values():
-            butler.registry._importDatasets(some, expand=False)
+            butler.registry._importDatasets(some, expand=reads_records)
         hook("registry written")
         if new:  # import_records alone cannot be repeated: it inserts
             butler._datastore.import_records({DATASTORE: data.subset({ref.id for ref in new})})

@@ -110,7 +110,7 @@ class EngineSettings(Strict):
     memory_growth: float = Field(default=2.0, gt=1, description="factor after an out-of-memory failure")
     time_limit_s: float = Field(default=3600, gt=0, description="a quantum that runs longer is hung")
     max_group_quanta: int = Field(default=20000, ge=1, description="a graph needs 2.4 GB at 100,000 quanta (decision 11)")
-    plan_slice_s: float = Field(default=2.0, gt=0, description="groups are planned so long, then it is seen to what runs")
+    plan_slice_s: float = Field(default=0.5, gt=0, description="groups are planned so long, then it is seen to what runs")
     publish_batch: int = Field(default=1000, ge=1, description="quanta published in one registry transaction")
     accept_batch: int = Field(default=50, ge=1, description="segments collected from one job in one round")
 

@@ -10,6 +10,7 @@ from lsst.daf.butler.datastore.record_data import DatastoreRecordData
 
 from backbone.butler import DATASTORE, checksum_of
 from payloads.runner.cached import InputCache
+from payloads.runner.products import DirectWriter
 from workflow.job import TABLE, ZIP, infos
 
 
@@ -48,6 +49,7 @@ class ChunkButler:
         self._butler._datastore._set_trust_mode(False)
         # On the instance, since FileDatastore._create_from_config makes a FileDatastore whatever `datastore.cls` says.
         self._butler._datastore.computeChecksum = checksum_of
+        self._butler._datastore._write_in_memory_to_artifact = DirectWriter(self._butler._datastore)
         self._register = self._butler._datastore._register_datasets
         self._butler._datastore._register_datasets = self._note
         self._look_up = self._butler._datastore.getStoredItemsInfo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Any
 from backbone.endpoint import Endpoint
 from backbone.endpoints import open_endpoint, use_profiles
 from backbone.errors import ObjectExists, TransientError
+from backbone.garbage import freeze, rss_mb
 from payloads.runner import child
 from payloads.runner.failures import of_death
 from payloads.runner.frames import Frame, Reader
@@ -110,9 +110,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until every quantum has an outcome or cannot have one, or the job is told to stop."""
-        gc.unfreeze()  # what an earlier job of this process left
-        gc.collect()
-        gc.freeze()  # else the collector touches every page, and the child copies them all
+        freeze()
         bad_starts = 0
         while self._todo and not self._stopping.asked and bad_starts < _STARTS:
             before = len(self._work.done)
@@ -202,12 +200,3 @@ class Supervisor:
             )
             self._record(self._current, victim.model_dump_json(exclude_defaults=True).encode(), {})
         self._todo = [] if exit_code == 0 else [q for q in self._todo if q not in self._work.done]
-
-
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process; 0 if it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
-    except OSError:
-        return 0.0

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from backbone.endpoint import Endpoint
 from backbone.errors import ObjectAbsent, ObjectExists, TransientError
-from payloads.runner.supervisor import Stopping, opened, rss_mb, run_job
+from backbone.garbage import rss_mb
+from payloads.runner.supervisor import Stopping, opened, run_job
 from workflow.job import CLOSED, EXIT_PREEMPTED, EXIT_STORAGE, Done, JobMessage, Stay, done_key, mail_key
 
 _FIRST_LOOKS_S = 0.05

@@ -10,6 +10,7 @@ import pytest
 from workflow.errors import PoolUnavailable
 from workflow.pools import schedd
 from workflow.pools.htcondor import CondorPool
+from workflow.pools.pool import PoolState
 from workflow.pools.schedd import Daemons
 from workflow.pools.settings import HTCondorPool
 
@@ -91,3 +92,30 @@ def test_a_pool_that_was_silent_is_asked_again_though_none_of_its_jobs_is_open(t
     assert pool._silent
     assert pool.capacity() == 2
     assert not answers
+
+
+class Log:
+    """In place of an event log's reader."""
+
+    def __init__(self):
+        self.jobs = {}
+
+
+def test_what_the_log_says_after_the_schedd_was_asked_is_newer_than_its_answer_and_an_end_is_an_end():
+    from workflow.pools.events import Seen
+    from workflow.pools.htcondor import _Watched
+
+    waits, runs = Seen(PoolState.PENDING), Seen(PoolState.RUNNING)
+    evicted, done = Seen(PoolState.PENDING, failure="preempted"), Seen(PoolState.EXITED, 0)
+    log = Log()
+    watched = _Watched(dispatch=None, reader=log)
+    said = []
+    for logged, told in [(waits, None), (None, waits), (runs, None), (None, runs), (evicted, None), (None, waits), (None, done)]:
+        if told is None:
+            log.jobs[0] = logged
+        else:
+            watched.tell(0, told)
+        said.append(watched.seen(0))
+    assert said == [waits, waits, runs, runs, evicted, evicted, done]
+    log.jobs[0] = runs  # late
+    assert watched.seen(0) == done

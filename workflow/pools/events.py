@@ -10,6 +10,9 @@ from workflow.job import Failure
 from workflow.pools.holds import hold_of, words
 from workflow.pools.pool import PoolState
 
+_PUT_BACK = ("JOB_RELEASED", "JOB_EVICTED", "JOB_RECONNECT_FAILED", "SHADOW_EXCEPTION")
+"""What process it had is gone, and it waits for another."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -40,8 +43,9 @@ def of_hold(ad: Any, holds: int) -> Seen:
 def after(event: Any, before: Seen | None, holds: int = 1) -> Seen | None:
     """What is known after an event; None where it changes nothing. `holds`: how often the job was held, this time included."""
     name = event.type.name
-    if name in ("SUBMIT", "JOB_RELEASED", "JOB_EVICTED", "JOB_RECONNECT_FAILED", "SHADOW_EXCEPTION"):
-        return Seen(PoolState.PENDING, reason=str(event.get("Message") or event.get("Reason") or ""))
+    if name == "SUBMIT" or name in _PUT_BACK:
+        failure: Failure | None = "preempted" if name in _PUT_BACK else None
+        return Seen(PoolState.PENDING, reason=str(event.get("Message") or event.get("Reason") or ""), failure=failure)
     if name in ("EXECUTE", "JOB_RECONNECTED"):
         return Seen(PoolState.RUNNING)
     if name == "JOB_HELD":
@@ -49,9 +53,9 @@ def after(event: Any, before: Seen | None, holds: int = 1) -> Seen | None:
     if name == "JOB_TERMINATED":
         return of_exit(event)
     if name == "JOB_ABORTED":
-        held = before if before is not None and before.state is PoolState.HELD else None
-        why = held.reason if held else str(event.get("Reason") or "")
-        return Seen(PoolState.GONE, reason=f"removed: {why}", failure=held.failure if held else None)
+        held = before is not None and before.state is PoolState.HELD
+        why = before.reason if before and held else str(event.get("Reason") or "")
+        return Seen(PoolState.GONE, reason=f"removed: {why}", failure=before.failure if before else None)
     return None
 
 

@@ -38,17 +38,23 @@ class _Watched:
 
     dispatch: Dispatch
     reader: EventReader
-    asked: dict[int, Seen] = field(default_factory=dict)
-    """By process number: what the schedd said where the log is silent."""
+    asked: dict[int, tuple[Seen, Seen | None]] = field(default_factory=dict)
+    """By process number: what the schedd said, and what the log had said by then."""
     missing: dict[int, float] = field(default_factory=dict)
     """When a job was first neither in the queue nor in the history."""
 
     def seen(self, proc: int) -> Seen | None:
-        """The last word on a job: an end is an end, whoever told of it."""
-        told, logged = self.asked.get(proc), self.reader.jobs.get(proc)
-        if logged is not None and (logged.state in POOL_ENDED or told is None):
-            return logged
-        return told
+        """The last word on a job: an end is an end, whoever told of it; else the log's, if it is newer than the schedd's."""
+        told, before = self.asked.get(proc, (None, None))
+        logged = self.reader.jobs.get(proc)
+        ends = [one for one in (logged, told) if one is not None and one.state in POOL_ENDED]
+        if ends or logged is None or told is None:
+            return ends[0] if ends else logged or told
+        return logged if logged != before or logged.state is told.state else told
+
+    def tell(self, proc: int, told: Seen) -> None:
+        """What the schedd says now; the log is read as far as it was before it was asked."""
+        self.asked[proc] = (told, self.reader.jobs.get(proc))
 
 
 class CondorPool:
@@ -228,15 +234,16 @@ class CondorPool:
     def _take(self, ads: Sequence[Any], keys: Sequence[str]) -> None:
         jobs = {str(ad["PachonKey"]): ad for ad in ads if "ProcId" in ad and int(ad["ProcId"]) >= 0}
         factories = {str(ad.get("PachonDispatch")): ad for ad in ads if "JobMaterializeNextProcId" in ad}
-        self._read_events({id(d): d for key in keys if (d := self._sent.of_key[key])}.values())
+        places = {key: (self._watch(self._sent.of_key[key]), self._sent.of_key[key].procs[key]) for key in keys}
+        for key in jobs.keys() & places.keys():
+            watched, proc = places[key]
+            watched.tell(proc, of_ad(jobs[key]))
+            watched.missing.pop(proc, None)
+        self._read_events({id(w.dispatch): w.dispatch for w, _ in places.values()}.values())
         left = []
-        for key in keys:
-            dispatch = self._sent.of_key[key]
-            watched, proc = self._watch(dispatch), dispatch.procs[key]
-            if key in jobs:
-                watched.asked[proc] = of_ad(jobs[key])
-                watched.missing.pop(proc, None)
-            elif dispatch.cluster is not None and not self._ended(key) and not unmade(factories.get(dispatch.id), proc):
+        for key in places.keys() - jobs.keys():
+            dispatch, proc = places[key][0].dispatch, places[key][1]
+            if dispatch.cluster is not None and not self._ended(key) and not unmade(factories.get(dispatch.id), proc):
                 left.append(key)
         if left:
             self._look_back(left)
@@ -250,15 +257,13 @@ class CondorPool:
             dispatch = self._sent.of_key[key]
             watched, proc = self._watch(dispatch), dispatch.procs[key]
             if key in found:
-                watched.asked[proc] = of_past(found[key], watched.seen(proc))
+                watched.tell(proc, of_past(found[key], watched.seen(proc)))
             else:
                 since = watched.missing.setdefault(proc, self._clock())
                 lasting = self._clock() - since > _SETTLE_S
-                watched.asked[proc] = (
-                    Seen(PoolState.GONE, reason="the schedd has neither the job nor a record of its end")
-                    if lasting
-                    else Seen(PoolState.UNKNOWN, reason="it left the queue, and how is not known yet")
-                )
+                gone = Seen(PoolState.GONE, reason="the schedd has neither the job nor a record of its end")
+                not_yet = Seen(PoolState.UNKNOWN, reason="it left the queue, and how is not known yet")
+                watched.tell(proc, gone if lasting else not_yet)
         if any(self._watch(self._sent.of_key[key]).missing for key in keys):
             self._asked_at = self._clock() - self._pool.reconcile_s + 1.0
 

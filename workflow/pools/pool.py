@@ -65,7 +65,7 @@ class PoolJob:
     exit_code: int | None = None
     reason: str = ""
     failure: Failure | None = None
-    """Of a HELD or GONE one whose pool knows more than that: the class of the failure."""
+    """Of a HELD or GONE one whose pool knows more than that: the class of the failure. Of a PENDING one: its process is gone."""
 
 
 class Pool(Protocol):
