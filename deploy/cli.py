@@ -17,6 +17,7 @@ COMMANDS = {
     "ingest": "payloads.cli:ingest",
     "refcat": "payloads.cli:refcat",
     "standards": "payloads.cli:standards",
+    "orbits": "payloads.cli:orbits",
     "skymap": "payloads.cli:skymap",
     "pipetask": "payloads.cli:pipetask",
     "alerts": "services.alerts.cli:alerts",

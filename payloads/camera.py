@@ -170,6 +170,14 @@ class Headers(_Strict):
     must: dict[str, str] = Field(default_factory=dict, description="keyword → regular expression: is this file this camera's?")
 
 
+class Observatory(_Strict):
+    """Where on Earth a telescope stands, geodetic (WGS 84)."""
+
+    longitude_deg: float = Field(ge=-180, le=360, description="east")
+    latitude_deg: float = Field(ge=-90, le=90)
+    height_m: float = Field(ge=-500, le=9000, description="above the ellipsoid; above sea level will do")
+
+
 class Camera(_Strict):
     """Everything Pachón knows of a camera."""
 
@@ -186,6 +194,7 @@ class Camera(_Strict):
     pointing_error_arcsec: float = Field(0.0, ge=0, description="regions from the nominal pointing are grown by this")
     nominal_zeropoint_mag: float = Field(25.0, description="AB mag of 1 electron/s, where no reference catalogue says better")
     full_well_electron: float | None = None
+    observatory: Observatory | None = Field(None, description="None: not known, and bodies of the Solar System are not predicted")
 
     @model_validator(mode="after")
     def _unique(self) -> Camera:

@@ -1,4 +1,4 @@
-"""Commands of the science room: ingest, refcat, pipetask, and skymap from its own module."""
+"""Commands of the science room: ingest, refcat, standards, orbits, pipetask, and skymap from its own module."""
 
 from __future__ import annotations
 
@@ -76,6 +76,22 @@ def standards(home: Path, path: Path) -> None:
     from payloads.standards import ingest_standards
 
     click.echo(f"spectra of {ingest_standards(home, path)} stars")
+
+
+@click.command()
+@home_option
+@click.argument("path", type=click.Path(path_type=Path))
+def orbits(home: Path, path: Path) -> None:
+    """Put the newest orbits of known bodies (parquet, csv or fits) into the repository; rows of no use go to DIR/aside."""
+    from payloads.orbit_catalogue import ingest_orbits
+
+    report = ingest_orbits(home, path)
+    already = ", there already" if report.already else ""
+    click.echo(f"orbits of {report.bodies} bodies{already}, {len(report.refused)} rows set aside")
+    for refused in report.refused[:20]:
+        click.echo(f"  row {refused.row}, ssObjectId {refused.id}: {refused.reason}", err=True)
+    if report.aside is not None:
+        click.echo(f"the list is {report.aside}", err=True)
 
 
 @click.command()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.table import MaskedColumn, Table
+from astropy.table import Table
 from lsst.daf.butler import Butler
 
 from backbone.errors import PermanentError
+from payloads.catalogue_file import floats, identifiers, read_catalogue
 from payloads.htm import htm_index
 from payloads.ingest import disk_may_be_full
 from payloads.repository import REFCATS_RUN, open_repository
-
-_FORMATS = {".parquet": "parquet", ".csv": "ascii.csv", ".fits": "fits", ".fit": "fits"}
 
 
 class RefcatError(PermanentError):
@@ -36,19 +34,7 @@ class RefcatReport:
 def read_refcat(path: Path) -> Table:
     """Read and check a catalogue: `id` (integers, unique), `ra`, `dec` (ICRS degrees, finite), at least one `mag_<band>` (AB;
     NaN: not measured). Other columns are dropped; the result is sorted by id."""
-    kind = _FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise RefcatError(f"{path}: not a kind of table that is read; known are {', '.join(sorted(_FORMATS))}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # units and metadata we do not use
-            table = Table.read(path, format=kind)
-    except FileNotFoundError as error:
-        raise RefcatError(f"{path}: no such file") from error
-    except Exception as error:
-        # Each of the readers has its own family of errors for a broken file.
-        raise RefcatError(f"{path}: cannot be read as {kind}: {error}") from error
-    return _checked(table, str(path))
+    return _checked(read_catalogue(path, RefcatError), str(path))
 
 
 def _checked(table: Table, name: str) -> Table:
@@ -59,10 +45,8 @@ def _checked(table: Table, name: str) -> Table:
         raise RefcatError(f"{name}: no column {', '.join(wanted)}; it has {', '.join(table.colnames)}")
     if len(table) == 0:
         raise RefcatError(f"{name}: the catalogue has no rows")
-    if np.asarray(table["id"]).dtype.kind not in "iu" or np.any(getattr(table["id"], "mask", False)):
-        raise RefcatError(f"{name}: column id must be integers, one for every row; it is {table['id'].dtype}")
-    columns = {"id": np.asarray(table["id"]).astype(np.int64)}
-    columns |= {c: _floats(table, c, name) for c in ("ra", "dec", *(f"mag_{b}" for b in bands))}
+    columns = {"id": identifiers(table, "id", name, RefcatError)}
+    columns |= {c: floats(table, c, name, RefcatError) for c in ("ra", "dec", *(f"mag_{b}" for b in bands))}
     bad = ~(np.isfinite(columns["ra"]) & (np.abs(columns["dec"]) <= 90))
     if bad.any():
         row = int(np.argmax(bad))
@@ -74,16 +58,6 @@ def _checked(table: Table, name: str) -> Table:
     checked = Table(columns)
     checked.sort("id")
     return checked
-
-
-def _floats(table: Table, column: str, name: str) -> np.ndarray:
-    found = table[column]
-    try:
-        if isinstance(found, MaskedColumn):
-            found = found.astype(float).filled(np.nan)
-        return np.asarray(found, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise RefcatError(f"{name}: column {column} must be numbers: {error}") from error
 
 
 def ingest_refcat(home: Path, path: Path, *, progress: Callable[[int, int], None] | None = None) -> RefcatReport:

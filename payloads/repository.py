@@ -48,6 +48,9 @@ CAMERA = ("camera", ("instrument",), "StructuredDataDict")
 REF_CAT = ("ref_cat", ("htm7",), "ArrowAstropy")
 STANDARDS = ("standard_spectra", (), "ArrowAstropy")
 REFCATS_RUN = "refcats"
+ORBITS = ("orbits", (), "ArrowAstropy")
+ORBITS_CHAIN = "orbits"
+"""The newest catalogue in front."""
 
 
 class RepositoryError(PermanentError):
@@ -87,9 +90,10 @@ def init_repository(root: str | Path, *, db: str | None = None, datastore: str |
                 where.join("butler.yaml").remove()  # half a repository would be taken for a whole one
             raise RepositoryError(_explain(f"{root}: cannot make the repository", db, error)) from error
     butler = open_repository(root, writeable=True)
-    for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT, STANDARDS):
+    for name, dimensions, storage_class in (RAW, CAMERA, REF_CAT, STANDARDS, ORBITS):
         butler.registry.registerDatasetType(DatasetType(name, dimensions, storage_class, universe=butler.dimensions))
     butler.collections.register(REFCATS_RUN, CollectionType.RUN)
+    butler.collections.register(ORBITS_CHAIN, CollectionType.CHAINED)
     return butler
 
 

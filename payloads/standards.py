@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,9 @@ from astropy.table import Table
 from lsst.daf.butler import DatasetType
 
 from backbone.errors import PermanentError
+from payloads.catalogue_file import floats, read_catalogue
 from payloads.ingest import disk_may_be_full
 from payloads.repository import REFCATS_RUN, STANDARDS, open_repository
-
-_FORMATS = {".parquet": "parquet", ".csv": "ascii.csv", ".fits": "fits"}
 
 
 class StandardsError(PermanentError):
@@ -23,18 +21,12 @@ class StandardsError(PermanentError):
 def read_standards(path: Path) -> Table:
     """Read and check: `target` (as headers name it in OBJECT), `nm`, `photons` (per nm above the atmosphere, in any unit that is
     one for all); sorted by both."""
-    kind = _FORMATS.get(path.suffix.lower())
-    if kind is None or not path.is_file():
-        raise StandardsError(f"{path}: no table that is read; known are {', '.join(_FORMATS)}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lengths of texts, units: nothing that is used
-        table = Table.read(path, format=kind)
+    table = read_catalogue(path, StandardsError)
     missing = [name for name in ("target", "nm", "photons") if name not in table.colnames]
     if missing:
         raise StandardsError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.colnames)}")
-    table = Table(
-        {"target": np.asarray(table["target"]).astype(str), **{n: np.asarray(table[n], float) for n in ("nm", "photons")}}
-    )
+    numbers = {n: floats(table, n, str(path), StandardsError) for n in ("nm", "photons")}
+    table = Table({"target": np.asarray(table["target"]).astype(str), **numbers})
     if not len(table) or not (np.isfinite(table["nm"]).all() and (np.asarray(table["photons"]) > 0).all()):
         raise StandardsError(f"{path}: it has no rows, or rows without a wavelength or with photons that are not above 0")
     table.sort(["target", "nm"])

@@ -16,31 +16,49 @@ _ARCSEC = np.radians(1 / 3600)
 def associate_visit(sources: Table, known: KnownObjects, bodies: Bodies, settings: PromptSettings) -> Table:
     """Give the sources of one visit `ssObjectId` and `diaObjectId` (0: none), in place; returns the objects that they touch.
 
-    A source that is a predicted body belongs to no object. Objects are summarised anew from their history and these sources.
+    A source that is a predicted body belongs to no object, and gets the prediction: `ephRa`, `ephDec` (ICRS degrees), `ephOffset`
+    (arcsec from it); NaN for others. Objects are summarised anew from their history and these sources.
     """
     body = bodies_of(sources, bodies, settings.solar_system_radius_arcsec)
     config = AssociationConfig(radius_arcsec=settings.association_radius_arcsec, min_reliability=settings.association_reliability)
     names = np.asarray(known.objects["diaObjectId"], np.int64)
     objects = np.zeros(len(sources), np.int64)
-    still = body == 0
+    still = body < 0
     objects[still] = join(sources[still], names, known.tree, config)
-    sources["ssObjectId"] = body
+    _name_bodies(sources, bodies, body)
     sources["diaObjectId"] = objects
     return touched(sources, known)
 
 
 def bodies_of(sources: Table, bodies: Bodies, radius_arcsec: float) -> np.ndarray:
-    """`ssObjectId` of each source: each body's nearest source within the radius and three times the prediction's error."""
-    result = np.zeros(len(sources), np.int64)
+    """Which of the bodies each source is (-1: none): each body's nearest source within the radius and three times the
+    prediction's error."""
+    result = np.full(len(sources), -1)
     if not len(sources) or not len(bodies.id):
         return result
     reach = radius_arcsec + 3.0 * bodies.error_arcsec
-    points = unit_vectors(np.asarray(sources["ra"], float), np.asarray(sources["dec"], float))
-    distance, nearest = cKDTree(points).query(unit_vectors(bodies.ra, bodies.dec))
+    distance, nearest = cKDTree(_points(sources)).query(unit_vectors(bodies.ra, bodies.dec))
     order = np.argsort(-distance)  # of several bodies at one source the nearest comes last, and stays
     close = order[distance[order] < reach[order] * _ARCSEC]
-    result[nearest[close]] = bodies.id[close]
+    result[nearest[close]] = close
     return result
+
+
+def _name_bodies(sources: Table, bodies: Bodies, body: np.ndarray) -> None:
+    rows = np.flatnonzero(body >= 0)
+    mine = body[rows]
+    columns = {"ssObjectId": np.zeros(len(sources), np.int64)}
+    columns |= {name: np.full(len(sources), np.nan) for name in ("ephRa", "ephDec", "ephOffset")}
+    columns["ssObjectId"][rows] = bodies.id[mine]
+    columns["ephRa"][rows], columns["ephDec"][rows] = bodies.ra[mine], bodies.dec[mine]
+    chord = np.linalg.norm(_points(sources)[rows] - unit_vectors(bodies.ra[mine], bodies.dec[mine]), axis=1)
+    columns["ephOffset"][rows] = chord / _ARCSEC
+    for name, values in columns.items():
+        sources[name] = values
+
+
+def _points(sources: Table) -> np.ndarray:
+    return unit_vectors(np.asarray(sources["ra"], float), np.asarray(sources["dec"], float))
 
 
 def touched(sources: Table, known: KnownObjects) -> Table:

@@ -16,6 +16,17 @@ class PromptSettings(BaseModel):
     association_radius_arcsec: float = Field(1.0, gt=0, description="a source nearer than this to an object is of that object")
     association_reliability: float = Field(0.1, ge=0, le=1, description="less reliable sources neither found nor join objects")
     solar_system_radius_arcsec: float = Field(2.0, gt=0, description="a source nearer than this to a predicted body is that body")
+    solar_system_faintest_mag: float = Field(
+        25.5,
+        description="fainter bodies are not predicted: one visit of the largest survey telescope reaches 24.7, and magnitudes of "
+        "catalogues err by some tenths",
+    )
+    solar_system_error_arcsec: float = Field(
+        3.0,
+        gt=0,
+        description="bodies whose prediction is less certain (1 sigma) are left out: within three times as much sources of other "
+        "things are as likely as theirs",
+    )
     kernel_order: int = Field(2, ge=0, le=3, description="highest spatial order of the matching kernel; fewer stars lower it")
     decorrelate: bool = Field(True, description="whiten the noise of the difference")
     min_coverage: float = Field(0.05, ge=0, le=1, description="share of the frame that the template must cover")

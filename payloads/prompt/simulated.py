@@ -25,7 +25,6 @@ from payloads.simulator.config import SurveyConfig
 from payloads.simulator.detector import DetectorTruth, detector_truth, focal_grid
 from payloads.simulator.exposures import Planned, conditions
 from payloads.simulator.frames import make_raw
-from payloads.simulator.orbits import Orbits
 from payloads.simulator.scene import Frame, make_scene
 from payloads.simulator.signal import bleed
 from payloads.simulator.sky import reference_catalogue
@@ -133,7 +132,7 @@ def _template(
     still = replace(
         world,
         stars=replace(world.stars, period_d=np.zeros_like(world.stars.period_d)),
-        asteroids=Orbits(**{name: value[:0] for name, value in vars(world.asteroids).items()}),
+        asteroids=world.asteroids.at(slice(0)),
     )
     now = conditions(world.survey, exposure)
     frame = Frame(still, exposure, now, detector, truth)

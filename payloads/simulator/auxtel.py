@@ -22,8 +22,8 @@ from scipy.special import erf
 
 from payloads.atmosphere import Atmosphere, transmission
 from payloads.camera import Camera
+from payloads.orbits import sidereal_angle
 from payloads.simulator.config import ObservatoryConfig
-from payloads.simulator.orbits import sidereal_angle
 from payloads.simulator.streams import Stream, stream
 from payloads.simulator.truth import write_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from payloads.camera import Amplifier, Camera, Detector, Filter, HeaderRule, Headers
+from payloads.camera import Amplifier, Camera, Detector, Filter, HeaderRule, Headers, Observatory
 from payloads.simulator.config import CameraConfig, FilterConfig, SurveyConfig
 from payloads.simulator.streams import Stream, stream
 
@@ -134,4 +134,5 @@ def build_camera(survey: SurveyConfig) -> Camera:
         # Errors are cut at three sigma per axis: the worst is 3 sqrt(2).
         pointing_error_arcsec=round(4.3 * survey.pointing.error_arcsec, 2),
         full_well_electron=config.full_well_adu * config.gain,
+        observatory=Observatory(**survey.observatory.model_dump()),  # its own defaults would be left out of the YAML
     )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backbone.errors import PermanentError
+from payloads.camera import Observatory
 
 
 class SurveyConfigError(PermanentError, ValueError):
@@ -98,12 +99,12 @@ _FILTERS = {
 }
 
 
-class ObservatoryConfig(_Strict):
-    """Where on Earth."""
+class ObservatoryConfig(Observatory):
+    """Where on Earth; by default on Cerro Pachón."""
 
     longitude_deg: float = Field(-70.7367, ge=-180, le=360, description="east")
     latitude_deg: float = Field(-30.2406, ge=-90, le=90)
-    height_m: float = 2715.0
+    height_m: float = Field(2715.0, ge=-500, le=9000)
 
 
 class NightsConfig(_Strict):

@@ -11,8 +11,8 @@ from astropy.time import Time
 from numpy.typing import NDArray
 
 from payloads.ids import exposure_id
+from payloads.orbits import sidereal_angle
 from payloads.simulator.config import FieldConfig, SurveyConfig, SurveyConfigError
-from payloads.simulator.orbits import sidereal_angle
 from payloads.simulator.psf import PsfField, psf_field
 from payloads.simulator.streams import Stream, stream
 from payloads.simulator.wcs import Pointing, tangent_to_sky

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.camera import Detector, parse_section
+from payloads.orbits import observe
 from payloads.simulator.detector import DetectorTruth, focal_grid, focal_radius
 from payloads.simulator.exposures import Conditions, Planned
-from payloads.simulator.orbits import observe
 from payloads.simulator.psf import galaxy_profile
 from payloads.simulator.render import Gaussians, add_gaussians
 from payloads.simulator.sky import magnitude, njy

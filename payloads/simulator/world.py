@@ -10,7 +10,7 @@ from payloads.camera import Camera
 from payloads.simulator.camera import build_camera
 from payloads.simulator.config import SurveyConfig
 from payloads.simulator.exposures import Planned, schedule
-from payloads.simulator.orbits import Orbits, orbits_through
+from payloads.simulator.orbits import Asteroids, orbits_through
 from payloads.simulator.sky import Galaxies, Stars, make_galaxies, make_stars
 from payloads.simulator.streams import Stream, stream
 from payloads.simulator.transients import Transients, make_transients, positions_in_detectors
@@ -26,7 +26,7 @@ class World:
     stars: Stars
     galaxies: Galaxies
     transients: Transients
-    asteroids: Orbits
+    asteroids: Asteroids
 
     def exposure(self, exposure: int) -> Planned:
         """The planned exposure of that id."""
@@ -36,10 +36,10 @@ class World:
         raise KeyError(f"the survey has no exposure {exposure}")
 
 
-def _asteroids(survey: SurveyConfig, camera: Camera, planned: list[Planned]) -> Orbits:
+def _asteroids(survey: SurveyConfig, camera: Camera, planned: list[Planned]) -> Asteroids:
     """For every field and night, some orbits that stand on its detectors at the middle of its visits."""
     c = survey.asteroids
-    parts: list[Orbits] = []
+    parts: list[Asteroids] = []
     count = 0
     for night in range(survey.nights.count):
         for number, field in enumerate(survey.fields):
@@ -50,7 +50,7 @@ def _asteroids(survey: SurveyConfig, camera: Camera, planned: list[Planned]) -> 
             middle = 0.5 * (visits[0].mjd_mid + visits[-1].mjd_mid) if visits else planned[0].mjd_mid
             parts.append(orbits_through(ra, dec, rng.uniform(*c.mag, n), middle, c, survey.observatory, rng, 4_000_000 + count))
             count += n
-    return Orbits(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in Orbits.__dataclass_fields__})
+    return Asteroids(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in Asteroids.__dataclass_fields__})
 
 
 def make_world(survey: SurveyConfig) -> World:

@@ -18,10 +18,11 @@ from payloads.camera import Camera
 from payloads.exposure import ExposureFacts
 from payloads.formatters import image_hdu, open_raw, raw_header
 from payloads.headers import Observation, observe
+from payloads.prompt.almanac import Almanac
 from payloads.prompt.detector import process_detector
 from payloads.prompt.heap import give_back_large_arrays
 from payloads.prompt.packets import alert_packets
-from payloads.prompt.preloaded import Preloaded
+from payloads.prompt.preloaded import Bodies, Preloaded
 from payloads.prompt.result import PromptResult, RawFrame
 from payloads.prompt.settings import PromptSettings
 from payloads.raw_check import Masters, check_raw
@@ -48,6 +49,7 @@ class PromptChain:
 
     def __init__(self, order: WorkerOrder) -> None:
         self._order, self._settings = order, PromptSettings()
+        self._almanac: Almanac | None = None
         self._library = Library(
             repo=order.repo,
             instrument=order.instrument,
@@ -57,9 +59,10 @@ class PromptChain:
         )
 
     def arm(self) -> None:
-        """Python, masters, and the fields that the night says it will see."""
+        """Python, masters, orbits, and the fields that the night says it will see."""
         give_back_large_arrays()
         self._library.load()
+        self._almanac = self._library.almanac(self._settings)
         for one in self._order.fields:
             self._library.keep(Pointing(**one.model_dump()))
         warm_up()
@@ -87,6 +90,7 @@ class PromptChain:
         if loaded is None or not self._library.is_of(loaded, facts.physical_filter):
             on_stage("preload")  # nobody announced it, or as what it is not
             loaded = self._known(Pointing(facts.ra_deg, facts.dec_deg, facts.rotation_deg, facts.physical_filter))
+        loaded = replace(loaded, bodies=self._bodies([one.raw.facts for one in arrived], plan))
         now = _now_mjd_tai()
         raws = iter([one.raw for one in arrived])
         arrived = [replace(one, raw=replace(one.raw, pixels=_LET_GO)) for one in arrived]
@@ -109,6 +113,20 @@ class PromptChain:
             stamps=stamps(result),
             keep=partial(self._remember, result.dia_sources, result.forced, now),
         )
+
+    def _bodies(self, facts: Sequence[ExposureFacts], plan: Plan) -> Bodies:
+        """Predictions for the middle of the exposure, which only its frames tell."""
+        first, middle = facts[0], float(np.mean([one.mjd_mid_tai for one in facts]))
+        told = math.isfinite(first.ra_deg) and math.isfinite(first.dec_deg)
+        ra, dec = (first.ra_deg, first.dec_deg) if told else (plan.ra_deg, plan.dec_deg)
+        if self._almanac is None or ra is None or dec is None:
+            return Bodies.none()
+        if not self._almanac.covers(middle):
+            _LOG.warning("visit %d: MJD %.5f is not of day %d: no body is predicted", plan.visit, middle, self._order.day_obs)
+            return Bodies.none()
+        rotation = first.rotation_deg if told else plan.rotation_deg
+        circle = self._library.circle(Pointing(ra, dec, rotation, first.physical_filter))
+        return self._almanac.bodies(*circle, middle)
 
     def _validated(self, arrived: Sequence[Arrived], plan: Plan, on_stage: OnStage) -> Product:
         """Calibration frames: whether they are what they say, while the telescope can still take others."""

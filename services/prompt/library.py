@@ -20,13 +20,16 @@ from payloads.camera import NO_FILTER, Camera, Detector
 from payloads.instrument import read_camera
 from payloads.isr import Plane
 from payloads.pointing import corners, nominal_wcs, polygon
+from payloads.prompt.almanac import Almanac
 from payloads.prompt.preloaded import Preloaded, ReferenceStars, halved, small_masters, smooth_field
+from payloads.prompt.settings import PromptSettings
 from payloads.psf import PsfModel
 from payloads.repository import open_repository
 from payloads.response import MEASURED, measured
 from payloads.skymap import SkyMap
 from payloads.tasks.planes import plane_of
 from payloads.template import TemplatePatch
+from services.prompt.bodies import almanac_of
 
 _HTM7 = HtmPixelization(7)
 _MARGIN_ARCSEC = 60.0
@@ -92,6 +95,10 @@ class Library:
         """The detector."""
         assert self._sensor is not None  # noqa: S101 - after `load`
         return self._sensor
+
+    def almanac(self, settings: PromptSettings) -> Almanac | None:
+        """Where bodies of the Solar System are in the night; None where that is not known."""
+        return almanac_of(self._opened, self.camera, self.day_obs, settings)
 
     def is_of(self, loaded: Preloaded, physical_filter: str) -> bool:
         """Whether this was loaded for exposures in this filter."""

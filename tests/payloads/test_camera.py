@@ -91,3 +91,16 @@ def test_unknown_detector_and_filter_are_answered_with_the_known_ones(camera: Ca
         camera.detector(7)
     with pytest.raises(CameraError, match=r"no filter 'z9'; it has \['r1', 'g1'\]"):
         camera.band("z9")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ({"longitude_deg": -70.7, "latitude_deg": -130.2, "height_m": 2715}, r"observatory\.latitude_deg"),
+        ({"longitude_deg": -70.7, "latitude_deg": -30.2, "height_km": 2.7}, r"observatory\.height_km; did you mean height_m\?"),
+        ({"longitude_deg": -70.7, "latitude_deg": -30.2}, r"observatory\.height_m"),
+    ],
+)
+def test_a_place_that_is_not_on_earth_or_not_whole_is_refused(camera: Camera, place: dict[str, float], says: str) -> None:
+    with pytest.raises(CameraError, match=says):
+        Camera.from_dict(camera.to_dict() | {"observatory": place})

@@ -90,6 +90,13 @@ def test_predicted_bodies_are_named_and_belong_to_no_object(visit, result):
     _, row = nearest(visit, result)
     mine = np.asarray(result.dia_sources["ssObjectId"]) != 0
     assert np.array_equal(np.asarray(visit.truth["id"])[row[mine]], np.asarray(named["ssObjectId"]))
+    bodies = visit.preloaded.bodies
+    for source in named:
+        ra, dec = (float(values[bodies.id == source["ssObjectId"]][0]) for values in (bodies.ra, bodies.dec))
+        assert (source["ephRa"], source["ephDec"]) == (ra, dec)
+        away = np.hypot((source["ra"] - ra) * np.cos(np.radians(dec)), source["dec"] - dec) * 3600
+        assert source["ephOffset"] == pytest.approx(away, rel=1e-4)
+    assert np.isnan(result.dia_sources["ephRa"][~mine]).all()
 
 
 def test_each_known_object_of_the_frame_has_a_forced_flux(visit, result):

@@ -11,10 +11,10 @@ from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
 
-from payloads.camera import Camera, parse_section
+from payloads.camera import Camera, Observatory, parse_section
 from payloads.headers import observe
 from payloads.pointing import nominal_wcs
-from payloads.simulator.config import SurveyConfig, SurveyConfigError
+from payloads.simulator.config import ObservatoryConfig, SurveyConfig, SurveyConfigError
 from payloads.simulator.frames import make_raw, write_raw
 from payloads.simulator.survey import simulate_survey
 from payloads.simulator.transients import nominal_flux
@@ -74,6 +74,7 @@ def test_camera_description_loads_and_fits_the_raw_frames(made_small: Path):
             assert hdus[0].header["DETECTOR"] in {d.id for d in camera.detectors}
             assert hdus[0].header["INSTRUME"] == camera.name
     assert camera.detectors[0].shape == (200, 240)
+    assert camera.observatory == Observatory(**ObservatoryConfig().model_dump())
 
 
 def test_headers_give_no_truth_away(made_small: Path):

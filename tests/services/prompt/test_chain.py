@@ -1,6 +1,7 @@
 """The payload behind the seam, on frames of the simulator."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,18 @@ from astropy.io import fits
 from backbone.messages.opened import MessageSettings
 from backbone.messages.prompt import Mode, Store, WorkerOrder
 from payloads.headers import HeaderError
+from payloads.orbit_catalogue import ingest_orbits
+from payloads.prompt.preloaded import Bodies
+from payloads.prompt.settings import PromptSettings
+from payloads.prompt.simulated import simulate_visit
+from payloads.repository import init_repository, open_repository
 from payloads.simulator.config import SurveyConfig
 from payloads.simulator.detector import detector_truth
 from payloads.simulator.frames import make_raw
 from payloads.simulator.headers import raw_header
+from payloads.simulator.truth import write_table
 from payloads.simulator.world import make_world
+from services.prompt.bodies import almanac_of
 from services.prompt.chain import PromptChain, read_frame
 from services.prompt.science import Plan
 
@@ -100,3 +108,86 @@ def test_light_in_a_bias_is_told_within_the_visit(simulated, chain):
     product = chain.process([file.getvalue()], None, plan, lambda _: None)
     assert product.quality["raw_refused"] >= 1
     assert "light" in product.quality["refused"]
+
+
+@pytest.fixture(scope="module")
+def night_visit():
+    """A science visit as a worker would hold it, but for bodies; its frame as it comes, and the world."""
+    survey = SurveyConfig.load("tiny")
+    survey = survey.model_copy(
+        update={"asteroids": survey.asteroids.model_copy(update={"per_field_night": 4, "mag": (19, 20.5)})}
+    )
+    world, visit = make_world(survey), simulate_visit(survey)
+    exposure = next(e for e in world.planned if e.id == visit.raw.visit)
+    file = io.BytesIO()
+    fits.PrimaryHDU(visit.raw.pixels, raw_header(survey, exposure, world.camera.detectors[0])).writeto(file)
+    return world, exposure, replace(visit.preloaded, bodies=Bodies.none()), visit.truth, file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def home_with_orbits(night_visit, tmp_path_factory):
+    """The orbits are the simulator's truth: that both place bodies alike shows the way from file to packet, no ephemeris."""
+    home = tmp_path_factory.mktemp("orbits")
+    init_repository(home / "repo").close()
+    write_table(home / "orbits.parquet", dict(vars(night_visit[0].asteroids)))
+    ingest_orbits(home, home / "orbits.parquet")
+    return home
+
+
+@pytest.fixture
+def packets_of(night_visit, chain, monkeypatch):
+    """The packets of the visit with the orbits of a home."""
+    _, exposure, loaded, _, content = night_visit
+    masters = {"bias": loaded.bias, "dark": loaded.dark, "flat": loaded.flat}
+    monkeypatch.setattr(chain._library, "_masters", {exposure.filter: masters})
+
+    def processed(home):
+        monkeypatch.setattr(chain._library, "repo", str(home / "repo"))
+        chain._almanac = chain._library.almanac(PromptSettings())
+        return chain.process([content], loaded, Plan(visit=exposure.id, exposures=(exposure.id,)), lambda _: None).packets
+
+    return processed
+
+
+def test_a_body_whose_orbit_was_ingested_is_named_and_is_no_object(night_visit, home_with_orbits, packets_of):
+    packets = packets_of(home_with_orbits)
+    named = [packet for packet in packets if packet["ssSource"]]
+    moving = {int(row["id"]): row for row in night_visit[3] if row["kind"] == "asteroid"}
+    assert 2 <= len(named) < len(packets)
+    for packet in named:
+        source, body = packet["diaSource"], packet["ssSource"]
+        true = moving[body["ssObjectId"]]
+        assert (source["ssObjectId"], source["diaObjectId"], packet["diaObject"]) == (body["ssObjectId"], None, None)
+        assert body["ephRa"] == pytest.approx(true["ra"], abs=0.05 / 3600)
+        assert body["ephDec"] == pytest.approx(true["dec"], abs=0.05 / 3600)
+        assert body["ephOffset"] < 1.0
+
+
+def test_without_orbits_no_body_is_named_and_the_log_says_why(packets_of, caplog, tmp_path):
+    init_repository(tmp_path / "repo").close()
+    packets = packets_of(tmp_path)
+    assert packets
+    assert not any(packet["ssSource"] for packet in packets)
+    assert all(packet["diaSource"]["diaObjectId"] for packet in packets)
+    assert caplog.text.count("the repository has no orbits") == 1
+
+
+def test_without_a_place_nothing_is_predicted_and_the_log_says_so(night_visit, home_with_orbits, caplog):
+    nowhere = night_visit[0].camera.model_copy(update={"observatory": None})
+    with open_repository(home_with_orbits / "repo") as butler:
+        assert almanac_of(butler, nowhere, 20211006, PromptSettings()) is None
+    assert caplog.text.count("the description of camera SimCam has no `observatory`") == 1
+
+
+def test_a_frame_that_is_not_of_the_night_has_no_bodies_and_says_so(night_visit, home_with_orbits, chain, caplog):
+    world, exposure, _, _, content = night_visit
+    facts = read_frame(content, world.camera, exposure.id).raw.facts
+    plan = Plan(visit=exposure.id, exposures=(exposure.id,))
+    found = []
+    for day in (20211006, 20211020):
+        with open_repository(home_with_orbits / "repo") as butler:
+            chain._almanac = almanac_of(butler, world.camera, day, PromptSettings())
+        found.append(len(chain._bodies([facts], plan).id))
+    assert found[0] >= 4
+    assert found[1] == 0
+    assert caplog.text.count("no body is predicted") == 1
