@@ -21,8 +21,8 @@ from payloads.repository import open_repository
 from services.prompt.sky import Sky
 
 _TYPE, _DIMENSIONS, _STORAGE = "dia_source", ("instrument", "visit", "detector"), "ArrowAstropy"
-_NOT_OF_BATCH = ("diaObjectId", "ssObjectId")
-"""Columns that a frame's sources have of the night alone: objects are the business of `associate`."""
+_NOT_OF_BATCH = ("diaObjectId", "ssObjectId", "ephRa", "ephDec", "ephOffset")
+"""Columns that sources have of the night alone: objects are the business of `associate`, bodies that of orbits."""
 
 
 @dataclass(frozen=True, kw_only=True)
