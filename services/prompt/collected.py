@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from astropy.time import Time, TimeDelta
 from lsst.daf.butler import Butler, CollectionType, DatasetRef, DatasetType
 
 from payloads.instrument import read_camera
 from payloads.landing import Landing
+from payloads.observations import day_row
 from payloads.repository import open_repository
 from services.prompt.sky import Sky
 
@@ -45,10 +45,10 @@ def collect(home: Path, instrument: str, day_obs: int) -> Collected:
     Visits whose raw frames are not in the repository yet are named in the result: they are taken by the next call.
     """
     butler = open_repository(home / "repo", writeable=True)
-    begin, end = _span(butler, instrument, day_obs)
+    day = day_row(read_camera(butler, instrument), day_obs)["timespan"]
     run = f"{instrument}/prompt/night/{day_obs}"
     with Sky.open(home, instrument) as sky:
-        moments = sky.moments(begin, end)
+        moments = sky.moments(float(day.begin.tai.mjd), float(day.end.tai.mjd))
         if not moments:
             return Collected(frames=0, sources=0, already=0, unknown=())
         there = _begun(butler, instrument, run)
@@ -62,14 +62,6 @@ def collect(home: Path, instrument: str, day_obs: int) -> Collected:
                     frames, rows = frames + 1, rows + len(table)
     Landing(home, butler).tell(_all(butler, run))
     return Collected(frames=frames, sources=rows, already=len(there), unknown=tuple(sorted(unknown)))
-
-
-def _span(butler: Butler, instrument: str, day_obs: int) -> tuple[float, float]:
-    """Begin and end of an observing day, MJD TAI."""
-    text = str(day_obs)
-    midnight = Time(f"{text[:4]}-{text[4:6]}-{text[6:]}T00:00:00", scale="utc")
-    begin = midnight - TimeDelta(read_camera(butler, instrument).day_obs_offset_h * 3600.0, format="sec")
-    return float(begin.tai.mjd), float((begin + TimeDelta(1.0, format="jd")).tai.mjd)
 
 
 def _begun(butler: Butler, instrument: str, run: str) -> set[tuple[int, int]]:
