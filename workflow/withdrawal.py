@@ -90,8 +90,7 @@ def withdraw(
 
 def withdrawn_inputs(context: Context, campaign: str) -> list[Product]:
     """Withdrawn products that a campaign's quanta used, by themselves or by what these were given."""
-    books = context.certifications
-    gone = [p for c in books.every() for p in books.products(c.collection) if p.state is ProductState.WITHDRAWN]
+    gone = context.certifications.withdrawn()
     return [p for p in gone if any(user.campaign == campaign for user in _trace(context, [p.dataset])[0])]
 
 

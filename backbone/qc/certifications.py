@@ -152,6 +152,12 @@ class Certifications:
         query = sa.select(p).where(p.c.collection == collection).order_by(p.c.dataset_type, p.c.data_id)
         return [_product(row) for row in self._tables.all(query)]
 
+    def withdrawn(self) -> list[Product]:
+        """Of all certifications; costs what was withdrawn, not what was certified."""
+        p = t.certified_product
+        query = sa.select(p).where(p.c.withdrawn_at.is_not(None)).order_by(p.c.withdrawn_at, p.c.collection, p.c.dataset)
+        return [_product(row) for row in self._tables.all(query)]
+
     def holding(self, datasets: Iterable[str]) -> dict[str, list[str]]:
         """Collections that certify any of these, with which."""
         p = t.certified_product

@@ -131,6 +131,7 @@ certified_product = sa.Table(
     sa.Column("withdrawn_at", Time, nullable=True),
     sa.PrimaryKeyConstraint("collection", "dataset"),
     sa.Index("ix_qc_certified_product_dataset", "dataset"),
+    sa.Index("ix_qc_certified_product_withdrawn_at", "withdrawn_at"),
 )
 
 
