@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,12 @@ class Installation:
             p for p in psutil.process_iter(["cmdline"]) if p.pid == pid or str(self.database.data) in (p.info["cmdline"] or [])
         )
         times = server.cpu_times()
-        living = [child.cpu_times() for child in server.children(recursive=True)]
-        gone = times.children_user + times.children_system
-        return float(times.user + times.system + gone + sum(t.user + t.system for t in living))
+        total = times.user + times.system + times.children_user + times.children_system
+        for child in server.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # its time is its parent's by the next look
+                own = child.cpu_times()
+                total += own.user + own.system
+        return float(total)
 
 
 @contextmanager
