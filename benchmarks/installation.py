@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,13 @@ from workflow.settings import EngineSettings, LocalPool, Settings, Site
 SITES = ("ncsa", "ccin2p3")
 CONTROLLER = ROOT / "benchmarks" / "controller.py"
 CLIENTS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+
+
+_PREFIX = "pachon-bench-"
+
+
+def _left(within: Path) -> nullcontext[str]:
+    return nullcontext(tempfile.mkdtemp(prefix=_PREFIX, dir=within))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +83,22 @@ class Installation:
             p for p in psutil.process_iter(["cmdline"]) if p.pid == pid or str(self.database.data) in (p.info["cmdline"] or [])
         )
         times = server.cpu_times()
-        living = [child.cpu_times() for child in server.children(recursive=True)]
-        gone = times.children_user + times.children_system
-        return float(times.user + times.system + gone + sum(t.user + t.system for t in living))
+        total = times.user + times.system + times.children_user + times.children_system
+        for child in server.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # its time is its parent's by the next look
+                own = child.cpu_times()
+                total += own.user + own.system
+        return float(total)
 
 
 @contextmanager
-def installation(pools: str, *, slots: int, stay_s: float = 0, engine: Mapping[str, Any] | None = None) -> Iterator[Installation]:
-    """A home with a ledger and two pools, `local` or `condor`, of `slots` each, whose jobs stay for `stay_s`."""
-    with tempfile.TemporaryDirectory(prefix="pachon-bench-") as folder:
+def installation(
+    pools: str, *, slots: int, stay_s: float = 0, engine: Mapping[str, Any] | None = None, within: Path | None = None
+) -> Iterator[Installation]:
+    """A home with a ledger and two pools, `local` or `condor`, of `slots` each, whose jobs stay for `stay_s`; its files are left
+    `within` a folder, or deleted.
+    """
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) if within is None else _left(within) as folder:
         home = Path(folder) / "home"
         (home / "repo").mkdir(parents=True)
         database = PostgresServer(home)

@@ -17,6 +17,7 @@ from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 from backbone.butler import attempt_config
 from backbone.endpoint import Endpoint
 from backbone.garbage import uncollected
+from payloads.runner import usage
 from payloads.runner.cached import open_cache
 from payloads.runner.child import Runner, Work
 from payloads.runner.chunk import ChunkButler
@@ -57,6 +58,7 @@ def load(job: JobMessage, endpoint: Endpoint) -> GraphWork:
 
 class _Runner:
     def __init__(self, work: GraphWork) -> None:
+        usage.install()
         self._work = work
         place = work.job.endpoint
         shipped = from_json(work.job.records)

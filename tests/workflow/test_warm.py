@@ -33,14 +33,15 @@ class Queue(FakePool):
 
 class Rig:
     def __init__(self, folder, slots=2):
-        self.folder, self.slots = folder, slots
+        self.folder, self.slots, self.now = folder, slots, 0.0
         self.endpoint = open_endpoint(str(folder / "objects"), name="here")
         self.behind = Queue(slots=slots)
         self.message = folder / "message.json"
         self.pool = self.open()
 
     def open(self):
-        return WarmPool(self.behind, self.folder / "workers", endpoint=lambda: self.endpoint, slots=self.slots, idle_s=60)
+        how = {"slots": self.slots, "idle_s": 600, "clock": lambda: self.now}
+        return WarmPool(self.behind, self.folder / "workers", endpoint=lambda: self.endpoint, **how)
 
     def send(self, key, resources=SMALL, **words):
         self.message.write_text(json.dumps({"attempt": key, **words}))
@@ -81,7 +82,7 @@ def test_only_the_first_job_of_a_worker_is_told_to_stay(tmp_path):
     rig.send("a")
     rig.does("a")
     rig.send("b")
-    assert seen == [60]
+    assert seen == [600]
     assert "stay" not in json.loads(rig.endpoint.get(mail_key("a", 1)))
 
 
@@ -165,11 +166,32 @@ def test_a_worker_rests_no_longer_where_a_job_of_an_earlier_class_waits(rig):
     assert rig.mail("b", 1) == CLOSED
 
 
-def test_a_later_class_waits_until_the_worker_of_an_earlier_one_ends(tmp_path):
+@pytest.mark.parametrize(("group", "gives_way"), [("cpp", True), ("prompt", False)])
+def test_a_worker_of_an_earlier_class_gives_way_to_a_later_one_once_it_has_rested_and_the_nights_own_never(
+    group, gives_way, tmp_path
+):
     rig = Rig(tmp_path, slots=1)
-    rig.send("a", Resources(memory_mb=100, group="cpp"))
+    rig.send("a", Resources(memory_mb=100, group=group))
     rig.does("a")
-    assert (rig.pool.capacity("drp"), rig.pool.capacity("cpp")) == (0, 1)
+    assert (rig.pool.capacity("drp"), rig.pool.capacity(group)) == (0, 1)
+    rig.now = 11.0
+    assert rig.pool.capacity("drp") == int(gives_way)
+    if gives_way:
+        rig.send("b")
+        assert rig.mail("a", 1) == CLOSED
+        assert rig.pool.capacity("drp") == 0, "its slot is taken"
+
+
+def test_of_several_workers_that_may_give_way_the_one_of_the_last_class_does(rig):
+    for key, group in (("a", "offline"), ("b", "cpp")):
+        rig.send(key, Resources(memory_mb=100, group=group))
+        rig.does(key)
+    rig.pool.capacity("drp")
+    rig.now = 11.0
+    rig.send("c")
+    assert rig.mail("b", 1) == CLOSED
+    with pytest.raises(FileNotFoundError):
+        rig.mail("a", 1)
 
 
 def test_to_kill_a_job_ends_its_worker_and_to_kill_one_that_has_ended_does_not(rig):

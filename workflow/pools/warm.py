@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _LIFE_S = 3600.0
 _LOOKS_S = 0.5
 """Longest time between a worker's looks into its mailbox: a request to the site's endpoint each."""
+_RESTED_S = 10.0
+"""After so long without a job a worker gives way to a later class too: between two jobs of a campaign it rests for a round."""
 
 
 class WarmPool:
@@ -35,13 +38,24 @@ class WarmPool:
     With 0 no new job stays; what earlier settings left is seen to.
     """
 
-    def __init__(self, behind: Pool, folder: Path, *, endpoint: Callable[[], Endpoint], slots: int, idle_s: float) -> None:
-        self.name = behind.name
+    def __init__(
+        self,
+        behind: Pool,
+        folder: Path,
+        *,
+        endpoint: Callable[[], Endpoint],
+        slots: int,
+        idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self._clock = behind.name, clock
         self._behind, self._endpoint, self._slots = behind, endpoint, slots
         self._stay = Stay(idle_s=idle_s, life_s=max(idle_s, _LIFE_S), poll_s=_LOOKS_S) if idle_s else None
         self._folder = folder
         self._workers = Workers(folder)
         self._done: dict[tuple[str, int], Done] = {}
+        self._done_at: dict[tuple[str, int], float] = {}
+        """When it was first seen that a job had ended, by the clock."""
 
     # --- sending
 
@@ -141,7 +155,7 @@ class WarmPool:
                 found = Done.model_validate_json(self._endpoint().get(done_key(worker.key, number)))
             except ObjectAbsent:
                 return None
-            self._done[worker.key, number] = found
+            self._done[worker.key, number], self._done_at[worker.key, number] = found, self._clock()
         return found
 
     def _tend(self) -> Mapping[str, PoolJob]:
@@ -165,9 +179,14 @@ class WarmPool:
         """Where all slots have workers, one that is idle and of no use here ends for a new one."""
         living = [w for w in self._workers.of_name.values() if w.key not in states or states[w.key].state not in POOL_ENDED]
         if sum(not w.closed for w in living) >= self._slots:
-            idle = (w for w in living if self._idle(w, states) and _rank(w.group) >= _rank(group))
-            if (worker := next(idle, None)) is not None:
-                self._close(worker)
+            idle = [w for w in living if self._idle(w, states) and self._gives_way(w, group)]
+            if idle:
+                self._close(max(idle, key=lambda worker: _rank(worker.group)))
+
+    def _gives_way(self, worker: Worker, group: str) -> bool:
+        """Whether an idle worker may be ended for a job of this class. What the night keeps for itself never may."""
+        mine = _rank(worker.group)
+        return mine >= _rank(group) or (mine > 0 and self._clock() - self._done_at[worker.key, worker.last] > _RESTED_S)
 
     def _close(self, worker: Worker) -> None:
         with contextlib.suppress(ObjectExists):  # it has closed by itself
@@ -181,6 +200,7 @@ class WarmPool:
             self._behind.forget(worker.key)
             self._workers.drop(worker)
             self._done = {of: done for of, done in self._done.items() if of[0] != worker.key}
+            self._done_at = {of: at for of, at in self._done_at.items() if of[0] != worker.key}
 
     # --- looking
 
@@ -226,7 +246,7 @@ class WarmPool:
             try:
                 states = self._tend()
                 living = [w for w in self._workers.of_name.values() if states[w.key].state not in POOL_ENDED]
-                idle = sum(self._idle(w, states) and _rank(w.group) >= _rank(group) for w in living)
+                idle = sum(self._idle(w, states) and self._gives_way(w, group) for w in living)
             except TransientError as error:
                 _LOG.warning("pool %s: its workers' mailboxes cannot be read: %s", self.name, error)
                 return 0
