@@ -70,7 +70,7 @@ def read_orbits(path: Path) -> tuple[Table, Table]:
     sigma of the place at the epoch). OrbitsError where that is not what the file has, or no row can be used.
     """
     given = read_catalogue(path, OrbitsError)
-    name = "ssObjectId" if "ssObjectId" in given.colnames else "id"
+    name = next((c for c in ("ssObjectId", "id") if c in given.colnames), "ssObjectId")
     missing = [c for c in (name, *_BOUNDS) if c not in given.colnames and c != "error_arcsec"]
     if missing:
         raise OrbitsError(f"{path}: no column {', '.join(missing)}; it has {', '.join(given.colnames)}")
@@ -147,7 +147,7 @@ def _digest(table: Table) -> str:
 def _set_aside(home: Path, path: Path, refused: Table) -> Path | None:
     if not len(refused):
         return None
-    listed = home / "aside" / f"{_digest(refused['row', 'ssObjectId'])}-{path.stem}.csv"
+    listed = home / "aside" / f"{_digest(refused)}-{path.stem}.csv"
     listed.parent.mkdir(parents=True, exist_ok=True)
     refused.write(listed, format="ascii.csv", overwrite=True)
     return listed

@@ -19,6 +19,7 @@ from deploy.home import create_home
 from deploy.stack import default_dags
 from payloads.camera import Camera
 from payloads.ingest import ingest
+from payloads.orbit_catalogue import ingest_orbits
 from payloads.refcat import ingest_refcat
 from payloads.repository import open_repository
 from payloads.simulator.config import SurveyConfig
@@ -100,6 +101,7 @@ def _products(home: Path, survey: Path, world: World, say: Say) -> None:
     report = ingest(home, Camera.load(survey / "camera.yaml"), paths)
     say(f"{report.ingested} frames of the template night ingested")
     ingest_refcat(home, survey / "refcat.parquet")
+    ingest_orbits(home, survey / "truth/asteroids.parquet")
     with open_repository(home / "repo", writeable=True) as butler:
         make_from_visits(butler, CAMERA, CAMERA, patch_px=max(300, world.survey.camera.size[0] // 2))
     day = first[0].day_obs

@@ -10,6 +10,8 @@ from payloads.association import AssociationConfig, join, summarise, unit_vector
 from payloads.prompt.preloaded import Bodies, KnownObjects
 from payloads.prompt.settings import PromptSettings
 
+OF_BODIES = ("ssObjectId", "ephRa", "ephDec", "ephOffset")
+"""Columns that sources get from predictions."""
 _ARCSEC = np.radians(1 / 3600)
 
 
@@ -47,14 +49,11 @@ def bodies_of(sources: Table, bodies: Bodies, radius_arcsec: float) -> np.ndarra
 def _name_bodies(sources: Table, bodies: Bodies, body: np.ndarray) -> None:
     rows = np.flatnonzero(body >= 0)
     mine = body[rows]
-    columns = {"ssObjectId": np.zeros(len(sources), np.int64)}
-    columns |= {name: np.full(len(sources), np.nan) for name in ("ephRa", "ephDec", "ephOffset")}
-    columns["ssObjectId"][rows] = bodies.id[mine]
-    columns["ephRa"][rows], columns["ephDec"][rows] = bodies.ra[mine], bodies.dec[mine]
     chord = np.linalg.norm(_points(sources)[rows] - unit_vectors(bodies.ra[mine], bodies.dec[mine]), axis=1)
-    columns["ephOffset"][rows] = chord / _ARCSEC
-    for name, values in columns.items():
-        sources[name] = values
+    known = (bodies.id[mine], bodies.ra[mine], bodies.dec[mine], chord / _ARCSEC)
+    for name, values in zip(OF_BODIES, known, strict=True):
+        sources[name] = np.zeros(len(sources), np.int64) if name == "ssObjectId" else np.full(len(sources), np.nan)
+        sources[name][rows] = values
 
 
 def _points(sources: Table) -> np.ndarray:

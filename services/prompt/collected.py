@@ -17,11 +17,12 @@ from lsst.daf.butler import Butler, CollectionType, DatasetRef, DatasetType
 from payloads.instrument import read_camera
 from payloads.landing import Landing
 from payloads.observations import day_row
+from payloads.prompt.known import OF_BODIES
 from payloads.repository import open_repository
 from services.prompt.sky import Sky
 
 _TYPE, _DIMENSIONS, _STORAGE = "dia_source", ("instrument", "visit", "detector"), "ArrowAstropy"
-_NOT_OF_BATCH = ("diaObjectId", "ssObjectId", "ephRa", "ephDec", "ephOffset")
+_NOT_OF_BATCH = ("diaObjectId", *OF_BODIES)
 """Columns that sources have of the night alone: objects are the business of `associate`, bodies that of orbits."""
 
 

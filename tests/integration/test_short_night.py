@@ -142,13 +142,26 @@ def test_every_alert_of_undisturbed_processing_is_out_once(stand, night, in_time
     assert last == len(in_time)
 
 
-def test_packets_carry_what_was_measured_at_their_object_in_the_visits_before(stand, night, in_time):
+@pytest.fixture(scope="module")
+def packets(stand, in_time):
+    """Of these alerts."""
     with AlertOutbox.open(stand.home) as outbox:
-        packets = [outbox.archive.get(alert) for alert in in_time]
+        return [outbox.archive.get(alert) for alert in in_time]
+
+
+def test_packets_carry_what_was_measured_at_their_object_in_the_visits_before(packets):
     first, *_, last = sorted({packet["diaSource"]["visit"] for packet in packets})
     forced = {visit: [p["prvDiaForcedSources"] for p in packets if p["diaSource"]["visit"] == visit] for visit in (first, last)}
     assert not any(forced[first])  # nothing was known of these places
     assert max(len({f["visit"] for f in found or []}) for found in forced[last]) == VISITS - 1
+
+
+def test_asteroids_whose_orbits_are_known_are_told_as_such(stand, packets):
+    """The orbits are the simulator's own: predictions are right by construction, and must find their way."""
+    named = [packet["ssSource"]["ssObjectId"] for packet in packets if packet["ssSource"]]
+    assert named
+    assert set(named) <= set(stand.world.asteroids.id.tolist())
+    assert not any(packet["diaObject"] for packet in packets if packet["ssSource"])
 
 
 def test_the_killed_worker_was_replaced_and_its_visit_done_by_the_next(night):

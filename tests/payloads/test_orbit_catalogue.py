@@ -100,7 +100,7 @@ def test_of_rows_about_the_same_body_none_is_believed(tmp_path: Path) -> None:
     ("columns", "says"),
     [
         ({"epoch_mjd": None}, "no column epoch_mjd"),
-        ({"ssObjectId": None}, "no column id"),
+        ({"ssObjectId": None}, "no column ssObjectId"),
         ({"ssObjectId": np.arange(N) + 0.5}, "must be integers"),
         ({"absolute_mag": np.array(["bright"] * N)}, "column absolute_mag must be numbers"),
         ({"eccentricity": np.full(N, 1.0)}, "no orbit that can be used; row 0: eccentricity 1 is"),
