@@ -201,6 +201,7 @@ def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None, r
     shape = stack.shape
     good_sum, saturated_sum = _Sums.zeros(shape), _Sums.zeros(shape)
     n_inputs, clipped = np.zeros(shape, np.uint16), np.zeros(shape, bool)
+    lost = np.zeros(shape, bool)
     bit_weight = {bit: np.zeros(shape, np.float32) for bit in _KEPT_BITS}
     seen_weight = np.zeros(shape, np.float32)
     expectation = None if centre is None else _Expectation.of(centre, float(np.median(stack.fwhm_px)), settings)
@@ -211,6 +212,7 @@ def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None, r
         seen = ~any_set(warped.mask, _HARMFUL, shape) & (warped.variance > 0) & np.isfinite(warped.variance)
         seen &= ~_struck(warped.mask, real)
         good = seen & ~any_set(warped.mask, Mask.SAT, shape)
+        lost |= seen & ~good
         if expectation is not None:
             odd = expectation.clip(warped, good, fwhm_px)
             clipped |= odd
@@ -226,6 +228,8 @@ def _mean(stack: Stack, settings: CoaddSettings, centre: tuple[F4, F4] | None, r
     for bit, total in bit_weight.items():
         mask[(total > 0) & (total >= settings.bit_fraction * seen_weight)] |= np.uint32(bit)
     mask[clipped] |= np.uint32(Mask.CLIPPED)
+    # What saturates in the sharper inputs is seen by the broader ones alone: its core has another PSF than all around it.
+    mask[lost] |= np.uint32(Mask.SUSPECT)
     _fall_back(data, variance, mask, n_inputs, saturated_sum)
     return Coadd(data=data, variance=variance, mask=mask, n_inputs=n_inputs)
 

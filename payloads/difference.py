@@ -24,6 +24,8 @@ from payloads.psf import stamp_fwhm
 from payloads.warp import REPLACED, repair
 
 Masks = NDArray[np.uint32]
+_RING = 256
+"""Pixels of a ring that are looked at: their median is good to a twelfth of a pixel's noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,9 @@ class DifferenceConfig:
     decorrelate: bool = True
     background_px: int = 128  # mesh of the background that is taken off the difference; 0: none is
     wing_fwhm: float = 2.5  # every saturated area is SUSPECT to this many FWHM beyond its edge …
-    wing_radii: float = 1.5  # … and to this many of its own radii beyond that
+    wing_radii: float = 1.5  # … and to this many of its own radii beyond that …
+    halo_sigma: float = 0.3  # … and on as far as rings around it are brighter than this part of a pixel's noise: reflections
+    halo_px: float = 300.0  # … but not farther than this
     spread_fraction: float = 0.05  # of the matching kernel's weight on flagged pixels that flags the result
 
 
@@ -116,11 +120,12 @@ def subtract(
     config = config or DifferenceConfig()
     science, template = science.filled(), template.filled()
     fwhm = max(science.fwhm_px, template.fwhm_px)
-    mask = wings(science.mask | template.mask, fwhm, config)
+    deeper = template if typical(template.variance) < typical(science.variance) else science
+    noise = float(np.sqrt(typical(template.variance) + typical(science.variance)))
+    mask = wings(science.mask | template.mask, fwhm, config, light=deeper.data, noise=noise)
     convolve_template = template.fwhm_px <= science.fwhm_px
     source, target = (template, science) if convolve_template else (science, template)
     reach = int(np.ceil(config.kernel.stamp_fwhm * fwhm))
-    deeper = template if typical(template.variance) < typical(science.variance) else science
     x, y = choose_stamps(deeper.data, deeper.variance, mask, fwhm, reach, config.kernel, stars)
     planes = (source.data, target.data, source.variance, target.variance)
     kernel = solve_kernel(*planes, mask, x, y, fwhm, config.kernel, sharper_px=source.fwhm_px)
@@ -168,26 +173,64 @@ def subtract(
 
 def typical(values: Floats, at_most: int = 500_000) -> float:
     """The median, of a regular sample where there are many values."""
+    return float(np.median(_sampled(values, at_most)))
+
+
+def _sampled(values: Floats, at_most: int = 500_000) -> Floats:
     flat = values.ravel()
     step = max(1, flat.size // at_most)
     # An even step through an even-width frame would meet the same columns on every row.
-    return float(np.median(flat[:: step + (step % 2 == 0)]))
+    return flat[:: step + (step % 2 == 0)]
 
 
-def wings(mask: Masks, fwhm_px: float, config: DifferenceConfig) -> Masks:
-    """`mask` with SUSPECT around every saturated area, farther around larger ones."""
+def wings(mask: Masks, fwhm_px: float, config: DifferenceConfig, *, light: Floats | None = None, noise: float = 1.0) -> Masks:
+    """`mask` with SUSPECT around every saturated area, farther around larger ones, and as far as their halos and reflections
+    are seen in `light` (ny, nx), `noise` that of a pixel in the difference."""
     saturated = any_set(mask, Mask.SAT, mask.shape)
     rows, columns = rim(saturated)
     if not rows.size:
         return mask
     pixels, label = _connected(saturated)
-    reach = config.wing_fwhm * fwhm_px + config.wing_radii * np.sqrt(np.bincount(label) / np.pi)
+    size = np.bincount(label)
+    reach = config.wing_fwhm * fwhm_px + config.wing_radii * np.sqrt(size / np.pi)
     out = mask.copy()
     out.ravel()[pixels] |= mask.dtype.type(Mask.SUSPECT)
     # Discs around the rim cover those around what lies within.
     of_rim = label[np.searchsorted(pixels, rows * mask.shape[1] + columns)]
     paint_discs(out, rows, columns, reach[of_rim], np.uint32(Mask.SUSPECT))
+    if light is not None:
+        middle = [np.rint(np.bincount(label, weights=place) / size).astype(np.int64) for place in divmod(pixels, mask.shape[1])]
+        start = reach + np.sqrt(size / np.pi)
+        level = typical(light)
+        spread = 1.4826 * typical(np.abs(_sampled(light) - level))
+        dark = level, config.halo_sigma * noise, spread
+        halo = np.array([_halo(light, y, x, r, dark, fwhm_px, config) for y, x, r in zip(*middle, start, strict=True)])
+        lit = halo > 0
+        paint_discs(out, middle[0][lit], middle[1][lit], halo[lit], np.uint32(Mask.SUSPECT))
     return out
+
+
+def _halo(
+    light: Floats, y: int, x: int, start_px: float, dark: tuple[float, float, float], fwhm_px: float, config: DifferenceConfig
+) -> float:
+    """How far from (x, y) a halo reaches, 0 if not even to `start_px`: to the last ring whose median is bright, and a sixth
+    more, since reflections are not centred on their stars. `dark`: the median of the light anywhere, what is bright above it,
+    and how it scatters."""
+    angle = np.linspace(0, 2 * np.pi, _RING, endpoint=False)
+    radius, last = start_px, 0.0
+    level, bright, spread = dark
+    # A ring or two beyond the last may be dark: a mirror's shadow lies within a reflection.
+    while radius < min(config.halo_px, 1.4 * max(last, start_px)):
+        rows, columns = np.rint(y + radius * np.sin(angle)).astype(int), np.rint(x + radius * np.cos(angle)).astype(int)
+        on = (rows >= 0) & (rows < light.shape[0]) & (columns >= 0) & (columns < light.shape[1])
+        if on.sum() < _RING // 4:
+            break
+        # A crowded field's stars light rings too: by the scatter of a median of as many places as a ring has.
+        chance = 1.25 * spread / np.sqrt(max(2 * np.pi * radius / fwhm_px * on.mean(), 1.0))
+        if np.median(light[rows[on], columns[on]]) > level + max(bright, 5 * chance):
+            last = radius
+        radius += fwhm_px
+    return 1.17 * last
 
 
 def _connected(flagged: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -58,13 +58,15 @@ def trim(raw: NDArray[np.generic], detector: Detector, *, mode: OverscanMode = "
     `raw` is the (ny, nx) frame as read, ADU. `mode` "row" subtracts the clipped mean of each row's overscan, smoothed over
     `smooth_rows` rows (a running mean, whose noise is read_noise / sqrt(columns * smooth_rows); 1 follows every row), "amplifier"
     one number, "none" nothing. An amplifier without overscan is left as it is. Saturation is judged above the overscan level;
-    without overscan, above zero.
+    without overscan, above zero; the last value of an unsigned raw type is always saturated.
     """
     raw = np.asarray(raw)
     data = np.full(detector.shape, np.nan, dtype=np.float32)
     saturated = np.zeros(detector.shape, dtype=bool)
     levels: dict[str, float] = {}
     noises: dict[str, float] = {}
+    # A converter's last value says "or more", whatever the description believes to be within its reach.
+    full = np.iinfo(raw.dtype).max if raw.dtype.kind == "u" else np.inf
     for amp in detector.amplifiers:
         section, place = parse_section(amp.data), parse_section(amp.place)
         _check_within(raw.shape, section, amp, detector)
@@ -77,7 +79,7 @@ def trim(raw: NDArray[np.generic], detector: Detector, *, mode: OverscanMode = "
             pixels -= _matched_rows(level, strip[0], section[0])[:, None]
             levels[amp.name] = float(level.mean())
         data[place] = pixels
-        saturated[place] = pixels >= amp.saturation
+        saturated[place] = (pixels >= amp.saturation) | (raw[section] == full)
     return Trimmed(data=data, saturated=saturated, level=levels, noise=noises)
 
 

@@ -173,6 +173,14 @@ def test_a_flagged_cosmic_ray_does_not_ring_into_the_coadd():
         assert result.n_inputs[60, 21] == len(others)
 
 
+def test_a_core_that_some_inputs_had_saturated_is_suspect():
+    inputs = [warped(fwhm, k) for k, fwhm in enumerate(SEEING)]
+    inputs[2].mask[28:34, 28:34] |= np.uint32(Mask.SAT)
+    coadd = coadd_of(inputs)
+    assert (coadd.mask[31, 31] & Mask.SUSPECT, coadd.mask[31, 31] & Mask.SAT) == (Mask.SUSPECT, 0)
+    assert not coadd.mask[41, 80] & Mask.SUSPECT
+
+
 def test_where_all_are_saturated_the_value_stays_and_says_so():
     inputs = [warped(3.0, k, offset=0.0) for k in range(4)]
     for one in inputs:

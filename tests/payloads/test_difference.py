@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from payloads.difference import (
     Difference,
@@ -156,6 +157,24 @@ def test_wings_of_saturated_stars_are_suspect_farther_out_for_larger_stars():
     assert not suspect[50, 50 + 12]
     assert suspect[140, 150 + 20]
     assert not suspect[140, 150 + 40]
+
+
+def test_a_reflection_around_a_saturated_star_is_suspect_and_a_crowd_of_stars_is_none():
+    y, x = np.mgrid[0:400, 0:400]
+    radius = np.hypot(x - 205, y - 198)
+    mask = np.where(np.hypot(x - 200, y - 200) < 6, np.uint32(Mask.SAT), np.uint32(0))
+    rng = np.random.default_rng(3)
+    sky = rng.normal(0, 1.0, mask.shape)
+    shadow = (radius < 80) & (np.abs(radius - 45) > 4)
+    reflection = sky + np.where(shadow, 1.5, 0.0)
+    crowd = sky + ndimage.gaussian_filter(rng.exponential(60.0, mask.shape) * (rng.random(mask.shape) < 0.05), 1.5)
+    reach = {}
+    for name, light in (("sky", sky), ("reflection", reflection), ("crowd", crowd)):
+        suspect = any_set(wings(mask, 3.0, DifferenceConfig(), light=light, noise=1.5), Mask.SUSPECT, mask.shape)
+        reach[name] = np.sqrt(suspect.sum() / np.pi)
+    assert reach["sky"] < 30
+    assert reach["crowd"] < 40
+    assert 80 < reach["reflection"] < 110
 
 
 def test_missing_template_is_no_data_and_zero_in_the_difference():

@@ -161,8 +161,9 @@ def test_asteroid_5945_is_one_tracklet_through_all_eight_frames(lowell: list[Fra
         assert np.hypot(row["x"] + CORNER[0] - x, row["y"] + CORNER[1] - y) < 3
     motion = np.polyfit(rows["midpointMjdTai"], np.array([rows["x"], rows["y"]]).T, 1)[0] * 36.06 / 1440
     assert motion == pytest.approx([-2.25, -4.4], abs=0.15)
-    # One more body of seven sources goes through the field, which nobody had told of; what is shorter may be chance.
-    assert (tracklets["n"] >= 6).sum() <= 2
+    # One more body of seven sources goes through the field, which nobody had told of; what is shorter, or lies off its line by an
+    # arcsecond as residuals around a saturated star do, may be chance.
+    assert ((tracklets["n"] >= 6) & (tracklets["rms_arcsec"] < 0.5)).sum() <= 2
 
 
 def test_kernel_matches_the_published_difference_of_two_decam_epochs() -> None:

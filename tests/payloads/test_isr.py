@@ -179,3 +179,14 @@ def test_dead_pixels_are_bad_and_deep_corners_suspect() -> None:
     assert mask[100, 120] == 0
     suspect = (mask & Mask.SUSPECT) != 0
     assert flat[suspect & np.isfinite(flat)].max() < 0.4
+
+
+def test_the_last_value_of_a_converter_is_saturated_whatever_the_description_says(detector: Detector) -> None:
+    beyond = detector.model_copy(
+        update={"amplifiers": tuple(a.model_copy(update={"saturation": 64_800}) for a in detector.amplifiers)}
+    )
+    adu = np.full((NY, 2 * NX), 100.0)
+    adu[50, 30] = 200_000.0
+    trimmed = trim(_raw(adu), beyond)
+    assert trimmed.data[50, 30] < 64_800
+    assert np.argwhere(trimmed.saturated).tolist() == [[50, 30]]
