@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft, linalg, ndimage
 
 from backbone.errors import PermanentError
-from payloads.kernel_field import Floats, KernelField, n_terms, polynomial, powers, terms_through
+from payloads.kernel_field import Floats, KernelField, add_polynomial, n_terms, polynomial, powers, terms_through
 from payloads.mask import UNUSABLE, Mask, any_set
 
 SIGMA_PER_FWHM = 1 / 2.3548
@@ -72,21 +72,14 @@ class MatchingKernel:
     def background(self) -> Floats:
         """Differential background (ny, nx), target minus matched source, float32."""
         out = np.zeros(self.field.shape, np.float32)
-        self._add_background(out)
+        add_polynomial(out, self.background_terms, self.background_order)
         return out
 
     def matched(self, source: Floats, *, overwrite: bool = False) -> Floats:
         """The source (ny, nx) as the target sees it, float32; with `overwrite` in the source's own place."""
         out = self.field.convolve(source, overwrite=overwrite)
-        self._add_background(out)
+        add_polynomial(out, self.background_terms, self.background_order)
         return out
-
-    def _add_background(self, image: Floats) -> None:
-        ny, nx = self.field.shape
-        u = (2 * np.arange(nx, dtype=np.float32) / nx - 1)[None, :]
-        v = (2 * np.arange(ny, dtype=np.float32) / ny - 1)[:, None]
-        for (i, j), c in zip(powers(self.background_order), self.background_terms, strict=True):
-            image += np.float32(c) * u**i * v**j if i and j else np.float32(c) * (u**i if i else v**j)
 
 
 def basis(half_size_px: int, sigmas_px: tuple[float, ...], degrees: tuple[int, ...]) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from payloads.compiled.convolve import correlate_blocks
 
 Floats = NDArray[np.floating]
+_ROWS = 256
 
 
 def n_terms(order: int) -> int:
@@ -44,6 +45,22 @@ def terms_through(
             break
         kept = near
     return terms
+
+
+def add_polynomial(image: NDArray[np.float32], terms: Floats, order: int) -> None:
+    """Add the polynomial of `terms`, in the order of `powers`, to an image (ny, nx), in place."""
+    up, across = (np.stack([t**i for i in range(order + 1)]) for t in (_scaled(n) for n in image.shape))
+    matrix = np.zeros((order + 1, order + 1), np.float32)
+    for (i, j), term in zip(powers(order), terms, strict=True):
+        matrix[j, i] = term
+    # Some rows at a time: one plane more, beside all that a worker holds then, would be its peak.
+    for first in range(0, len(image), _ROWS):
+        rows = slice(first, first + _ROWS)
+        image[rows] += up[:, rows].T @ (matrix @ across)
+
+
+def _scaled(count: int) -> NDArray[np.float32]:
+    return 2 * np.arange(count, dtype=np.float32) / np.float32(count) - 1
 
 
 @dataclass(frozen=True)
@@ -124,5 +141,6 @@ class KernelField:
         block, (ny, nx), k = self.block_px, self.shape, self.coefficients.shape[-1]
         middles = (np.arange(0, end - first, block) + first + block / 2, np.arange(0, nx, block) + block / 2)
         y, x = np.meshgrid(np.minimum(middles[0], ny - 1), np.minimum(middles[1], nx - 1), indexing="ij")
-        kernels = self.at(x.ravel(), y.ravel())[:, ::-1, ::-1].reshape(*x.shape, k, k)
-        return np.pad(kernels.astype(np.float32), ((0, 0), (0, 0), (0, 0), (0, -k % 8)))
+        turned = np.pad(self.coefficients[:, ::-1, ::-1], ((0, 0), (0, 0), (0, -k % 8))).astype(np.float32)
+        places = polynomial(x.ravel(), y.ravel(), self.order, self.shape).astype(np.float32)
+        return (places @ turned.reshape(len(turned), -1)).reshape(*x.shape, *turned.shape[1:])
