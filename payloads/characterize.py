@@ -69,6 +69,7 @@ def characterize(
     image = np.ascontiguousarray(data, np.float32) if overwrite else np.array(data, np.float32)
     rough = subtract_background(image, unusable, box_px=config.box_px, noise=True, image=True)
     fwhm, falls, sources = _first_look(image, rough.noise, unusable)
+    rough = replace(rough, noise=None)
     hit = find_cosmic_rays(image, variance, unusable, falls, sigma=config.cosmic_ray_sigma)
     mask[hit] |= mask.dtype.type(Mask.CR)
     unusable |= hit

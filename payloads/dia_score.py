@@ -114,7 +114,7 @@ def _searched(
     places, values, quiet = [], [], []
     above = np.zeros((0, nx), np.float32)  # the last rows of the strip before, whose peaks this one may yet surpass
     for first, strip in _strips(difference, systematic, filters, config):
-        quiet.append(blank_scores(strip, *planes, unusable, lit, first, border, max(1, ny // 1000)))
+        quiet.append(blank_scores(strip, *planes, unusable, lit, first, border, max(1, ny // 400)))
         window = np.vstack([above, np.nan_to_num(strip, nan=0.0)])
         top, last = first - len(above), first + len(strip) == ny
         found = peaks(window, threshold, reach, min(reach, len(above)), len(window) - (0 if last else reach))
