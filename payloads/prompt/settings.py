@@ -10,7 +10,9 @@ class PromptSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threshold_snr: float = Field(5.0, gt=0, description="least signal-to-noise of a source on the difference")
+    threshold_snr: float = Field(
+        4.7, gt=0, description="least signal-to-noise of a source on the difference; noise takes one in 90 of S/N 7 below it"
+    )
     alert_reliability: float = Field(0.5, ge=0, le=1, description="least reliability of a source that makes an alert")
     alert_dipoles: bool = Field(False, description="whether dipoles make alerts")
     association_radius_arcsec: float = Field(1.0, gt=0, description="a source nearer than this to an object is of that object")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from payloads.prompt.detector import process_detector
+from payloads.prompt.settings import PromptSettings
 from payloads.prompt.simulated import SimulatedVisit, simulate_visit
 from payloads.real_bogus import FEATURES, features
 from payloads.simulator.config import SurveyConfig
@@ -54,8 +55,15 @@ SKIES = (
 
 
 COARSE = (Sky(stars=1000, seeing_px=1.9, depth=7), Sky(stars=2500, seeing_px=1.8, scatter=0.1, depth=7))
-SCENES = [SKIES[number % len(SKIES)] for number in range(28)] + [COARSE[number % len(COARSE)] for number in range(8)]
-"""The scenes, the n-th of seed FIRST_SEED + n; the last are of a camera that hardly samples its PSF."""
+SCENES = (
+    [SKIES[number % len(SKIES)] for number in range(28)]
+    + [COARSE[number % len(COARSE)] for number in range(8)]
+    + [SKIES[number % len(SKIES)] for number in range(35)]
+    + [COARSE[number % len(COARSE)] for number in range(9)]
+)
+"""The scenes, the n-th of seed FIRST_SEED + n; some are of a camera that hardly samples its PSF."""
+FAINTEST_SNR = 4.5
+"""Sources below a visit's threshold are learnt from too: there are more of them, and what they are like does not end at it."""
 
 
 def survey(sky: Sky, seed: int, side_px: int = 1000) -> SurveyConfig:
@@ -92,7 +100,8 @@ def labels(sources: Table, truth: Table) -> NDArray[np.int64]:
 
 def examples(visit: SimulatedVisit) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Features (n, k) and labels (n,) of the sources of a simulated visit."""
-    sources = process_detector([visit.raw], visit.preloaded, processed_mjd_tai=0.0).dia_sources
+    faint = PromptSettings(threshold_snr=FAINTEST_SNR)
+    sources = process_detector([visit.raw], visit.preloaded, faint, processed_mjd_tai=0.0).dia_sources
     label = labels(sources, visit.truth)
     told = label >= 0
     return features(sources[told]), label[told]
@@ -167,10 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", type=Path, help="write features and labels of the scenes here (.npz), and train nothing")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, default=len(SCENES) - 1)
-    parser.add_argument("--side-px", type=int, default=1000)
+    parser.add_argument("--side-px", type=int, default=1500)
     parser.add_argument("--train", type=Path, nargs="+", help="files of --measure")
     parser.add_argument("--out", type=Path, help="the model")
-    parser.add_argument("--false-rate", type=float, default=0.007, help="share of bogus sources that the cut lets through")
+    parser.add_argument("--false-rate", type=float, default=0.0035, help="share of bogus sources that the cut lets through")
     chosen = parser.parse_args(arguments)
     if chosen.measure is not None:
         values, label, scene = measured(range(chosen.first, chosen.last + 1), chosen.side_px)

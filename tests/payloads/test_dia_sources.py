@@ -218,6 +218,25 @@ def test_nothing_is_found_on_unusable_pixels_and_what_is_near_them_says_so():
     assert score[1] > 0.5
 
 
+def test_a_halo_explains_faint_sources_and_a_crowd_of_faint_ones_no_strong_one():
+    mask = np.zeros(SHAPE, np.uint32)
+    mask[:, :120] = np.uint32(Mask.SUSPECT)
+
+    def paint(data):
+        for x in (60, 180):
+            put(data, x, 60, 7 * NOISE * 5.1)
+            put(data, x, 180, 120 * NOISE * 5.1)
+
+    table, _ = detect(make(paint, mask=mask, seed=4), FWHM)
+    table = table[np.abs(table["snr"]) > 5.5]
+    order = np.lexsort((table["y"], table["x"]))
+    assert len(table) == 4
+    table["neighbours"], table["crowd"] = np.zeros(4, int), np.full(4, 15)
+    factors = {name: np.asarray(values)[order] for name, values in reliability_factors(table).items()}
+    assert (factors["in a halo"] > 0.5).tolist() == [False, True, True, True]
+    assert (factors["crowd of detections"] > 0.5).tolist() == [False, True, False, True]
+
+
 def test_a_trail_is_extended_and_has_its_length_and_direction():
     def paint(data):
         for step in np.linspace(-4, 4, 81):

@@ -60,7 +60,7 @@ def test_a_model_over_other_features_is_refused(trained):
 def test_the_model_that_is_shipped_says_what_it_was_trained_on():
     content = json.loads(resources.files("payloads").joinpath(MODEL).read_text())
     assert content["trained"]["scenes"] >= 20
-    assert content["trained"]["unseen_real_kept"] > 0.95
+    assert content["trained"]["unseen_real_kept"] > 0.93  # sources from 4.5 sigma on are among them
     assert content["trained"]["unseen_bogus_kept"] < 0.05
     assert model().names == FEATURES
 
