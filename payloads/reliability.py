@@ -33,9 +33,7 @@ class ReliabilityConfig:
     extended: float = 0.85  # extendedness
     diffuse: float = 2.5  # excess of the aperture's flux over the PSF's, in its error: reflections and nebulae have it
     diffuse_floor: float = 0.1  # … which is at least this share of the flux
-    suspect_snr: float = (
-        10.0  # signal-to-noise, wholly in a halo or reflection: what these are like is nothing that noise explains
-    )
+    suspect_snr: float = 10.0  # its signal-to-noise, wholly on suspect pixels: noise does not say what halos and reflections do
     crowd: float = 12.0  # other sources within crowd_px: where there are so many it is a ghost, or a badly subtracted nebula
     crowd_px: float = 60.0
     crowd_share: float = 0.2  # … and this times its sigma, for a strong source is none of a crowd of faint ones
@@ -61,7 +59,7 @@ def reliability_factors(source: Mapping[str, NDArray], config: ReliabilityConfig
         "sharper than the PSF": _falling((1 - size) / np.hypot(c.size_error / np.maximum(snr, 1e-3), c.size_floor), c.sharp, 8),
         "extended": _falling(np.asarray(source["extendedness"]), c.extended, 12),
         "diffuse": _falling(around, c.diffuse, 8),
-        "in a halo": _falling(np.asarray(source["suspectFraction"]) / np.maximum(snr, 1e-3), 1 / c.suspect_snr, 8),
+        "on suspect pixels": _falling(np.asarray(source["suspectFraction"]) / np.maximum(snr, 1e-3), 1 / c.suspect_snr, 8),
         "crowd of detections": _falling(np.asarray(source["crowd"], float), np.maximum(c.crowd, c.crowd_share * snr), 4),
         "dipole": np.where(source["isDipole"], c.dipole, 1.0),
     }

@@ -233,7 +233,7 @@ def test_a_halo_explains_faint_sources_and_a_crowd_of_faint_ones_no_strong_one()
     assert len(table) == 4
     table["neighbours"], table["crowd"] = np.zeros(4, int), np.full(4, 15)
     factors = {name: np.asarray(values)[order] for name, values in reliability_factors(table).items()}
-    assert (factors["in a halo"] > 0.5).tolist() == [False, True, True, True]
+    assert (factors["on suspect pixels"] > 0.5).tolist() == [False, True, True, True]
     assert (factors["crowd of detections"] > 0.5).tolist() == [False, True, False, True]
 
 
