@@ -106,9 +106,7 @@ def measure_zeropoint(
     """Zero point from matched stars (n,): clipped median of mag + 2.5 log10(flux in electron). None with fewer than three of
     them.
 
-    Fainter stars than `snr_min` are left out: those that a threshold lets through are the ones that scattered up. In crowded
-    fields the background holds light of faint stars, and each flux lacks the same amount: where fluxes say so, that is fitted
-    beside the scale.
+    Fainter stars than `snr_min` are left out: those that a threshold lets through are the ones that scattered up.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         each = mag + 2.5 * np.log10(flux)
@@ -124,45 +122,7 @@ def measure_zeropoint(
             break
         values = kept
     # The median of n normal values is sqrt(pi / 2) as uncertain as their mean.
-    found = ZeroPoint(mag=float(middle), err=1.2533 * width / len(values) ** 0.5, scatter=width, n=len(values))
-    return _with_offset(flux[usable], flux_err[usable], mag[usable], found) or found
-
-
-_FEWEST_FOR_OFFSET = 50
-
-
-def _with_offset(
-    flux: NDArray[np.float64], flux_err: NDArray[np.float64], mag: NDArray[np.float64], start: ZeroPoint
-) -> ZeroPoint | None:
-    """Zero point of fluxes that all lack the same amount; None where no such amount is significant.
-
-    Weighted least squares of flux / expected = scale - offset / expected, with a scatter of each star in proportion to its flux,
-    outliers clipped.
-    """
-    if len(flux) < _FEWEST_FOR_OFFSET:
-        return None
-    expected = 10 ** (-0.4 * (mag - start.mag))
-    ratio, design = flux / expected, np.stack([np.ones_like(flux), -1 / expected], axis=1)
-    kept, scatter = np.abs(ratio - 1) < max(5 * start.scatter, 0.3), start.scatter
-    for _ in range(10):
-        error = np.hypot(flux_err / expected, scatter)
-        weighted = design[kept] / error[kept, None]
-        solution = np.linalg.lstsq(weighted, ratio[kept] / error[kept], rcond=None)[0]
-        off = np.abs(ratio - design @ solution) / error
-        width = max(1.4826 * float(np.median(off[kept])), 1e-3)
-        now = off < 3.5 * width
-        if (now == kept).all() or now.sum() < _FEWEST_FOR_OFFSET:
-            break
-        kept = now
-    spread = width * np.sqrt(np.diag(np.linalg.inv(weighted.T @ weighted)))
-    if solution[0] <= 0 or abs(solution[1]) < 5 * spread[1]:
-        return None
-    return ZeroPoint(
-        mag=start.mag + 2.5 * float(np.log10(solution[0])),
-        err=1.0857 * float(spread[0] / solution[0]),
-        scatter=1.0857 * width * scatter,
-        n=int(kept.sum()),
-    )
+    return ZeroPoint(mag=float(middle), err=1.2533 * width / len(values) ** 0.5, scatter=width, n=len(values))
 
 
 def pixel_scale_arcsec(wcs: WCS) -> float:
