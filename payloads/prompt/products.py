@@ -24,12 +24,11 @@ def write_planes(result: PromptResult, path: Path) -> None:
     with fitsio.FITS(str(path), "rw") as file:
         for name, plane in (("DIFFERENCE", result.difference.data), ("VARIANCE", result.difference.variance)):
             step = _step(plane)
-            file.create_image_hdu(dims=plane.shape, dtype="i4", compress="RICE", extname=name)
-            file[-1].write_key("PSCALE", step)
+            whole = np.empty(plane.shape, np.int32)
             for first in range(0, len(plane), _ROWS):
-                rows = plane[first : first + _ROWS]
-                whole = np.clip(np.rint(rows / step), -_LIMIT, _LIMIT).astype(np.int32)
-                file[-1].write(whole, start=(first, 0))
+                rows = np.s_[first : first + _ROWS]
+                whole[rows] = np.clip(np.rint(plane[rows] / step), -_LIMIT, _LIMIT)
+            file.write(whole, compress="RICE", extname=name, header={"PSCALE": step})
 
 
 def _step(plane: NDArray[np.float32]) -> np.float32:
