@@ -23,6 +23,7 @@ from services.alerts.follow import Collection, follow
 from services.alerts.packets import container, encode
 from services.alerts.service import AlertService
 from services.broker import keep_secret, secret_in
+from services.cli_options import night_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,8 +97,7 @@ def of_object(number: int, home: Path) -> None:
 
 
 @alerts.command("collect")
-@click.option("--instrument", required=True)
-@click.option("--day-obs", required=True, type=int, help="Observing day, YYYYMMDD.")
+@night_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @with_home
 def collect_(instrument: str, day_obs: int, as_json: bool, home: Path) -> None:

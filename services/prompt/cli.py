@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
+from services.cli_options import night_options
 from services.prompt.collected import collect
 
 
 @click.command("collect")
-@click.option("--instrument", required=True)
-@click.option("--day-obs", required=True, type=int, help="Observing day, YYYYMMDD.")
+@night_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option(
     "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
