@@ -3,9 +3,9 @@
     python benchmarks/bench_daily.py [--size 4072 4000] [--bias 10 --dark 5 --flat 10] [--survey DIR] [--dry]
 
 The home is that of `pachon demo --sites two`: S3 servers, two HTCondor pools, PostgreSQL, Airflow. The frames, simulated
-beforehand, are ingested and copied to both sites by policy; the observatory asks over REST for `calibration_daily` meanwhile; it
-is over when the DAG run has succeeded and the certified masters are at both sites. 1200 s are allowed for that (DMS-REQ-0131,
-calProcTime, of at most nCalExpProc = 25 exposures). `--survey` keeps the frames for another run.
+beforehand, are ingested; while policies copy them to both sites, `calibration_daily` is asked for over REST; it is over when the
+DAG run has succeeded and the certified masters are at both sites. 1200 s are allowed for that (DMS-REQ-0131, calProcTime, of at
+most nCalExpProc = 25 exposures). `--survey` keeps the frames for another run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from workflow.campaigns import Campaigns
 from workflow.states import CampaignState
 
 WHAT = (
-    "25 exposures of 4072 x 4000 px, 16 amplifiers: raw files to certified masters at both sites, by Airflow, two HTCondor "
-    "pools, PostgreSQL and S3 servers; the simulation and the start of the servers are not in it"
+    "calibration exposures of one detector of 16 amplifiers: raw files to certified masters at both sites, by Airflow, two "
+    "HTCondor pools, PostgreSQL and S3 servers; the simulation and the start of the servers are not in it"
 )
 MASTERS = ("bias", "dark", "flat")
 DAGS = Path(__file__).parents[1] / "dags"
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def measure(home: Path, frames: Path, console: Console) -> dict[str, Any]:
-    """Seconds of each part and of all of it; raises if a master is not certified, or not at both sites."""
+    """Seconds of each part and of all of it; SystemExit if a master is not certified, or not at both sites."""
     camera = Camera.load(frames / "camera.yaml")
     seconds: dict[str, float] = {}
     with ExitStack() as exits:

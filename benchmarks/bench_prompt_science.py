@@ -48,7 +48,7 @@ def cold_start_extra_s(place: Path, warm: dict[str, Any]) -> float:
 
 
 def compile_all(place: Path) -> None:
-    """Fill numba's cache, as `pachon` does before a night: a process that compiles holds 100 MB of its compiler besides."""
+    """Fill numba's cache, as the first worker of an installation does: that one holds 100 MB of its compiler besides."""
     measured("prompt_run.py", str(place), "--cold")
 
 

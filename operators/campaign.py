@@ -181,11 +181,10 @@ class BacklogOperator(_WaitsForCampaign):
         """Read the backlog; none: done. Else retry, advance, wait."""
         try:
             if not self.campaign:
-                asked = conf.read("offline", dict(context["params"]))
-                self.campaign = _night_of(asked)
-                if _left_nothing(self.campaign, asked):
-                    _log.info("the prompt night of that day has ended and left nothing undone")
-                    return {}
+                self.campaign = _night_of(conf.read("offline", dict(context["params"])))
+            if not self.campaign:
+                _log.info("the prompt night of that day has ended and left nothing undone")
+                return {}
             campaigns = self._begin(context)
             left = campaigns.backlog(self.campaign)
             status = campaigns.status(self.campaign)
@@ -244,24 +243,21 @@ class SummaryOperator(BaseOperator):  # type: ignore[misc]
 
 
 def _night_of(asked: conf.Conf) -> str:
-    """The campaign of the night that an offline run is about: the first that there is, else the first that could be."""
-    names = asked.night_campaigns() if isinstance(asked, conf.Offline) else [""]
+    """The campaign of the night that an offline run is about: the first that there is, else the first that could be; empty where
+    prompt workers did all of the night.
+    """
+    if not isinstance(asked, conf.Offline):
+        return ""
+    names = asked.night_campaigns()
     for name in names:
         with contextlib.suppress(UnknownCampaign):
             engine.campaigns().status(name)
             return name
+    if not asked.night:
+        (night,) = engine.nights().statuses([asked.campaign_of("prompt")])
+        if night is not None and night.ended:
+            return ""
     return names[0]
-
-
-def _left_nothing(campaign: str, asked: conf.Conf) -> bool:
-    """Whether the day's prompt workers did it all, so that there is no campaign to work off."""
-    if not isinstance(asked, conf.Offline) or asked.night:
-        return False
-    with contextlib.suppress(UnknownCampaign):
-        engine.campaigns().status(campaign)
-        return False
-    (night,) = engine.nights().statuses([asked.campaign_of("prompt")])
-    return night is not None and night.ended
 
 
 def _advanced(campaigns: Campaigns, name: str, status: CampaignStatus) -> CampaignStatus:

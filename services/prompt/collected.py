@@ -6,11 +6,11 @@ datasets as a batch production would have; frames that were left to offline get 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from astropy.table import Table
 from lsst.daf.butler import Butler, CollectionType, DatasetRef, DatasetType
 
@@ -52,11 +52,12 @@ def collect(home: Path, instrument: str, day_obs: int) -> Collected:
         moments = sky.moments(float(day.begin.tai.mjd), float(day.end.tai.mjd))
         if not moments:
             return Collected(frames=0, sources=0, already=0, unknown=())
-        there = _begun(butler, instrument, run)
+        there, known = _begun(butler, instrument, run), _visits(butler, instrument, day_obs)
         frames, rows, unknown = 0, 0, set()
         for moment in moments:
-            for (visit, detector), table in _frames(sky.at(moment)):
-                if not _knows(butler, instrument, visit):
+            for table in _frames(sky.at(moment)):
+                visit, detector = int(table["visit"][0]), int(table["detector"][0])
+                if visit not in known:
                     unknown.add(visit)
                 elif (visit, detector) not in there:
                     butler.put(table, _TYPE, instrument=instrument, visit=visit, detector=detector, run=run)
@@ -80,11 +81,13 @@ def _all(butler: Butler, run: str) -> list[DatasetRef]:
     return butler.query_datasets(_TYPE, collections=run, find_first=False, limit=None, explain=False)
 
 
-def _knows(butler: Butler, instrument: str, visit: int) -> bool:
-    return bool(butler.query_dimension_records("visit", instrument=instrument, visit=visit, explain=False))
+def _visits(butler: Butler, instrument: str, day_obs: int) -> set[int]:
+    """Those of the day that the repository has raw frames of."""
+    found = butler.query_dimension_records("visit", instrument=instrument, day_obs=day_obs, limit=None, explain=False)
+    return {int(record.id) for record in found}
 
 
-def _frames(sources: Table) -> list[tuple[tuple[int, int], Table]]:
+def _frames(sources: Table) -> Iterable[Table]:
+    """The sources of each visit and detector."""
     sources.remove_columns([name for name in _NOT_OF_BATCH if name in sources.colnames])
-    keys = np.stack([np.asarray(sources[name], np.int64) for name in ("visit", "detector")], axis=1)
-    return [((int(v), int(d)), sources[(keys == (v, d)).all(axis=1)]) for v, d in np.unique(keys, axis=0)]
+    return sources.group_by(["visit", "detector"]).groups
