@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +15,9 @@ from workflow.clock import Clock
 from workflow.ledger import Ledger
 from workflow.ledger.tables import campaign
 from workflow.processes import alive, start_time
+
+_HELD: set[tuple[str, int]] = set()
+"""Locks that something in this process holds, as (campaign, epoch)."""
 
 
 class LockLost(TransientError):
@@ -54,38 +57,41 @@ def holder() -> str:
 @contextmanager
 def locked(ledger: Ledger, clock: Clock, name: str, lock_s: float) -> Iterator[CampaignLock | None]:
     """The campaign's lock, or None where a living engine holds it."""
-    epoch = _take(ledger, clock, name, lock_s)
-    if epoch is None:
-        yield None
-        return
-    try:
-        yield CampaignLock(ledger, clock, name, epoch, lock_s)
-    finally:
+    with ExitStack() as ending:
         with ledger.begin() as connection:
-            connection.execute(
-                campaign.update()
-                .where(campaign.c.name == name, campaign.c.lock_epoch == epoch)
-                .values(lock_holder=None, lock_expires=None)
-            )
+            epoch = _take(connection, name, clock.now(), lock_s)
+            if epoch is not None:
+                _HELD.add((name, epoch))  # before the commit, for which others of this process wait
+                ending.callback(_give_back, ledger, name, epoch)
+        yield None if epoch is None else CampaignLock(ledger, clock, name, epoch, lock_s)
 
 
-def _take(ledger: Ledger, clock: Clock, name: str, lock_s: float) -> int | None:
-    now = clock.now()
+def _take(connection: Connection, name: str, now: float, lock_s: float) -> int | None:
+    row = connection.execute(
+        sa.select(campaign.c.lock_holder, campaign.c.lock_epoch, campaign.c.lock_expires)
+        .where(campaign.c.name == name)
+        .with_for_update()
+    ).one_or_none()
+    if row is None or (row.lock_holder and row.lock_expires > now and _is_held(name, row.lock_holder, row.lock_epoch)):
+        return None
+    epoch = int(row.lock_epoch) + 1
+    values = {"lock_holder": holder(), "lock_epoch": epoch, "lock_expires": now + lock_s}
+    connection.execute(campaign.update().where(campaign.c.name == name).values(values))
+    return epoch
+
+
+def _give_back(ledger: Ledger, name: str, epoch: int) -> None:
+    _HELD.discard((name, epoch))  # whether or not the ledger hears of it
     with ledger.begin() as connection:
-        row = connection.execute(
-            sa.select(campaign.c.lock_holder, campaign.c.lock_epoch, campaign.c.lock_expires)
-            .where(campaign.c.name == name)
-            .with_for_update()
-        ).one_or_none()
-        if row is None or (row.lock_holder and row.lock_expires > now and not held_by_a_dead_process(row.lock_holder)):
-            return None
-        epoch = int(row.lock_epoch) + 1
-        connection.execute(
-            campaign.update()
-            .where(campaign.c.name == name)
-            .values(lock_holder=holder(), lock_epoch=epoch, lock_expires=now + lock_s)
-        )
-        return epoch
+        mine = sa.and_(campaign.c.name == name, campaign.c.lock_epoch == epoch)
+        connection.execute(campaign.update().where(mine).values(lock_holder=None, lock_expires=None))
+
+
+def _is_held(name: str, who: str, epoch: int) -> bool:
+    """Whether the holder may still be at it. A process that could not give its lock back, the ledger being down, is not."""
+    if who == holder():
+        return (name, epoch) in _HELD
+    return not held_by_a_dead_process(who)
 
 
 def held_by_a_dead_process(who: str) -> bool:

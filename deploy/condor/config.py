@@ -157,6 +157,11 @@ JOB_START_DELAY = 0
 # A claim is used again without asking who is more urgent: so long and no longer
 CLAIM_WORKLIFE = 20
 UPDATE_INTERVAL = 15
+MASTER_UPDATE_INTERVAL = 15
+NEGOTIATOR_UPDATE_INTERVAL = 15
+COLLECTOR_UPDATE_INTERVAL = 15
+# The slots of a startd that was killed count against their group's quota until the collector forgets them: not for its 15 minutes
+CLASSAD_LIFETIME = 60
 MAX_JOBS_RUNNING = 2000
 MAX_JOBS_PER_SUBMISSION = 1000000
 MAX_JOBS_PER_OWNER = 10000000

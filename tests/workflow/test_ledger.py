@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from workflow.clock import FakeClock
 from workflow.job import Outcome
 from workflow.ledger import Ledger
 from workflow.ledger import tables as t
-from workflow.lock import LockLost, locked
+from workflow.lock import LockLost, holder, locked
 
 
 @pytest.fixture
@@ -181,6 +182,16 @@ def test_the_lock_of_a_process_of_this_host_that_is_dead_is_free(ledger):
             c.execute(t.campaign.update().values(lock_holder=dead))
         with locked(ledger, clock, "c", 60) as other:
             assert other is not None
+
+
+def test_a_lock_that_could_not_be_given_back_is_free_to_the_process_that_had_it(ledger):
+    clock = FakeClock()
+    with pytest.raises(TransientError, match="away"), locked(ledger, clock, "c", 60):
+        ledger.begin = Mock(side_effect=TransientError("the database is away"))
+    del ledger.begin
+    assert [r.lock_holder for r in ledger.all(sa.select(t.campaign.c.lock_holder))] == [holder()]
+    with locked(ledger, clock, "c", 60) as again:
+        assert again is not None
 
 
 def test_a_database_that_does_not_answer_is_not_known_rather_than_empty(tmp_path):

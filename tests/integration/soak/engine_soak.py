@@ -155,6 +155,8 @@ class Soak:
             with Reviver(stack, rng, self.every_s / 4, self.say):
                 ended = self._until_ended(killer, begun, begun + 60 * minutes)
             killer.thaw()
+            if not ended:
+                self.say(self._why())
             if ended and self.airflow:
                 self.airflow_ended = self._wait_for_airflow(stack)
             return ended
@@ -224,6 +226,12 @@ class Soak:
         return (
             f"{step.accepted}/{step.expected} accepted, {step.published} published, {step.failed} failed, {step.running} running"
         )
+
+    def _why(self) -> str:
+        try:
+            return "\n".join(f"{f.subject}: {f.answer}" for f in self.campaigns.why(CAMPAIGN).findings)
+        except Exception as error:
+            return f"why it has not ended is not known: {type(error).__name__}"
 
     def differences(self) -> list[Difference]:
         """Where ledger, Butler and Airflow are not the truth; empty if all is well."""
