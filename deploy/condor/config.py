@@ -120,7 +120,11 @@ ALLOW_ADVERTISE_STARTD = condor@{name}
 
 
 def _priorities() -> str:
-    """Each group may have the whole pool, and groups are served strictly in their order: no share is kept for a lower one."""
+    """Each group may have the whole pool, and groups are served strictly in their order: no share is kept for a lower one.
+
+    At first a group is given as many slots as its schedd asks for, less those that it has: by slots' ads, where a dead startd's,
+    or a claim that died with its schedd, stay for minutes. What they keep waiting is served after all groups (AUTOREGROUP).
+    """
     order = "5.0"
     for rank, group in reversed(list(enumerate(PRIORITY_CLASSES))):
         order = f'ifThenElse(AccountingGroup =?= "{group}", {rank}.0, {order})'
@@ -130,6 +134,7 @@ GROUP_NAMES = {", ".join(PRIORITY_CLASSES)}
 {quotas}
 NEGOTIATOR_ALLOW_QUOTA_OVERSUBSCRIPTION = True
 GROUP_ACCEPT_SURPLUS = True
+GROUP_AUTOREGROUP = True
 GROUP_SORT_EXPR = {order}
 """
 
@@ -157,11 +162,6 @@ JOB_START_DELAY = 0
 # A claim is used again without asking who is more urgent: so long and no longer
 CLAIM_WORKLIFE = 20
 UPDATE_INTERVAL = 15
-MASTER_UPDATE_INTERVAL = 15
-NEGOTIATOR_UPDATE_INTERVAL = 15
-COLLECTOR_UPDATE_INTERVAL = 15
-# The slots of a startd that was killed count against their group's quota until the collector forgets them: not for its 15 minutes
-CLASSAD_LIFETIME = 60
 MAX_JOBS_RUNNING = 2000
 MAX_JOBS_PER_SUBMISSION = 1000000
 MAX_JOBS_PER_OWNER = 10000000

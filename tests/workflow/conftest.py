@@ -15,6 +15,8 @@ from workflow.campaigns import Campaigns
 from workflow.clock import FakeClock
 from workflow.context import Context
 from workflow.ledger import Ledger
+from workflow.pools import htcondor
+from workflow.pools.description import description
 from workflow.pools.fake import FakePool
 from workflow.settings import EngineSettings, LocalPool, Settings, Site
 
@@ -152,3 +154,28 @@ def ledger_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/contract.sqlite3"
     return request.getfixturevalue("fresh_database")
+
+
+@pytest.fixture
+def opened(condor, tmp_path, monkeypatch):
+    """Makes real pools; `over` replaces submit commands. What they sent is removed at the end."""
+    made = []
+
+    def make(*, program="import sys; sys.exit(0)", over=None, **more):
+        (tmp_path / "job.py").write_text(program)
+        command = [sys.executable, "-S", str(tmp_path / "job.py")]
+        if over:
+            monkeypatch.setattr(htcondor, "description", lambda *a, **k: {**description(*a, **k), **over})
+        made.append(condor.pool(tmp_path / "jobs", command=command, reconcile_s=0.5, **more))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.kill_many(pool.keys())
+
+
+@pytest.fixture
+def message(tmp_path):
+    path = tmp_path / "message.json"
+    path.write_text("{}")
+    return path

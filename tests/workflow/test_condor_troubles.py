@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
+from tests.workflow.real_pool import SMALL, daemon, requests, states, until
 from workflow.errors import PoolRefused, PoolUnavailable, SettingsError
-from workflow.pools import htcondor as module
-from workflow.pools.description import description
 from workflow.pools.holds import BY_HAND, RELEASES, hold_of
 from workflow.pools.holds import HOLDS as HOLDS_BY_CODE
 from workflow.pools.holds import words as in_words
-from workflow.pools.pool import JobRequest, PoolState, Resources
-
-SMALL = Resources(memory_mb=100)
-PATIENCE_S = 60
-
-
-def until(condition):
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)  # another process must come to it
-
-
-@pytest.fixture
-def opened(condor, tmp_path, monkeypatch):
-    """Makes pools; `over` replaces submit commands. What they sent is removed at the end."""
-    made = []
-
-    def make(*, program="import sys; sys.exit(0)", over=None, **more):
-        (tmp_path / "job.py").write_text(program)
-        command = [sys.executable, "-S", str(tmp_path / "job.py")]
-        if over:
-            monkeypatch.setattr(module, "description", lambda *a, **k: {**description(*a, **k), **over})
-        made.append(condor.pool(tmp_path / "jobs", command=command, reconcile_s=0.5, **more))
-        return made[-1]
-
-    yield make
-    for pool in made:
-        pool.kill_many(pool.keys())
-
-
-@pytest.fixture
-def message(tmp_path):
-    path = tmp_path / "message.json"
-    path.write_text("{}")
-    return path
-
+from workflow.pools.pool import PoolState, Resources
 
 EATER = "import time\nblock = bytearray(900 << 20)\nfor i in range(0, len(block), 4096): block[i] = 1\ntime.sleep(60)"
 HOLDS = {
@@ -241,18 +202,6 @@ def test_a_job_outlives_its_schedd_and_runs_once(opened, message, condor, tmp_pa
     assert (tmp_path / "runs").read_text() == "x"
 
 
-def daemon(server, name):
-    """The one process of a pool that has this name; a daemon's forks have it too, for a moment."""
-    found = []
-    while len(found) != 1:
-        found = []
-        for process in server.leader.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.name() == name:
-                    found.append(process)
-    return found[0]
-
-
 def test_a_submission_whose_answer_was_lost_is_adopted(opened, message, monkeypatch, tmp_path):
     pool = opened(program=f"open({str(tmp_path / 'runs')!r}, 'a').write('x')")
     submit = pool._daemons.submit
@@ -307,41 +256,6 @@ def test_a_machine_to_keep_away_from_is_known_by_the_name_that_jobs_report(opene
     pool.submit("b", message, Resources(memory_mb=100, only_machines=(socket.gethostname(),)))
     until(lambda: pool.poll(["b"])["b"].state is PoolState.EXITED)
     assert pool.poll(["a"])["a"].state is PoolState.PENDING
-
-
-WAITER = """
-import sys, pathlib, time
-open(%r, "a").write(sys.argv[1][0])
-while not pathlib.Path(%r).exists(): time.sleep(.05)
-"""
-
-
-def requests(names, message, group):
-    asked = Resources(memory_mb=100, group=group)
-    return [JobRequest(key=name, message=message, resources=asked) for name in names]
-
-
-def test_what_is_urgent_goes_first_and_a_slot_stays_free_for_the_night(opened, message, condor, tmp_path):
-    pool = opened(program=WAITER % (str(tmp_path / "order"), str(tmp_path / "go")), over={"hold": "true"})
-    general = condor.slots - condor.settings.reserved
-    low = [f"d{n}" for n in range(general + 2)]
-    pool.submit_many(requests(low, message, "drp") + requests(["o1"], message, "offline"))
-    until(lambda: set(states(pool, [*low, "o1"])) == {PoolState.HELD})
-    pool.release([*low, "o1"])
-    until(lambda: states(pool, [*low, "o1"]).count(PoolState.RUNNING) == general)
-    assert pool.poll(["o1"])["o1"].state is PoolState.RUNNING
-    assert pool.capacity("drp") == 0
-    pool.submit_many(requests(["p1"], message, "prompt"))
-    pool.release(["p1"])
-    until(lambda: pool.poll(["p1"])["p1"].state is PoolState.RUNNING)
-    assert states(pool, [*low, "o1"]).count(PoolState.RUNNING) == general
-    (tmp_path / "go").touch()
-    until(lambda: set(states(pool, [*low, "o1", "p1"])) == {PoolState.EXITED})
-    assert (tmp_path / "order").read_text()[general] == "p"
-
-
-def states(pool, keys):
-    return [job.state for job in pool.poll(keys).values()]
 
 
 @pytest.mark.parametrize("files", ["transfer", "spool"])
