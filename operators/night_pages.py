@@ -24,6 +24,7 @@ router = APIRouter()
 commands = APIRouter()
 may_command = requires_access_dag(method="POST", access_entity=DagAccessEntity.RUN, param_dag_id="nightly")
 REFRESH_S = 5
+LISTED = 60  # nights on their page, whose parts are counted
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -74,10 +75,10 @@ def drain(name: Name, user: GetUserDep) -> dict[str, Any]:
 
 @router.get("/nights", response_class=HTMLResponse)
 def every() -> str:
-    """All nights."""
+    """The newest nights."""
     from workflow.night.page import list_page
 
-    return list_page(_nights().every())
+    return list_page(_nights().every(newest=LISTED))
 
 
 @router.get("/nights/{name}", response_class=HTMLResponse)

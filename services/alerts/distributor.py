@@ -37,10 +37,14 @@ class Distributor:
         self._checked: set[str] = set()
 
     def run(self, stop: threading.Event) -> None:
-        """Until told to stop; a broker that is away is tried again and again, less and less often."""
+        """Until told to stop; a broker or a database that is away is tried again and again, less and less often."""
         wait = _IDLE_S
         while not stop.is_set():
-            done = self.round()
+            try:
+                done = self.round()
+            except TransientError as error:  # of the book: the database is away
+                _log.warning("%s; alerts wait", error)
+                done = Round(0, {"": str(error)})
             wait = min(wait * 2, _LONGEST_WAIT_S) if done.failed and not done.published else _IDLE_S
             if done.published == 0:
                 stop.wait(wait)

@@ -52,7 +52,10 @@ def run(home: Path) -> None:
 @json_option
 def open_(name: str, instrument: str, day_obs: int, skymap: str, detectors: str, actor: str, home: Path, as_json: bool) -> None:
     """Begin the night NAME: its supervisor (`pachon night run`) arms a worker for each detector."""
-    numbers = [int(word) for word in detectors.split(",")]
+    words = detectors.split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise click.BadParameter(f"{detectors!r}: write numbers, as 0,1,2", param_hint="--detectors")
+    numbers = [int(word) for word in words]
     nights = Nights.open(home)
     made = nights.begin(name, instrument=instrument, day_obs=day_obs, skymap=skymap or instrument, detectors=numbers, actor=actor)
     _show(made, as_json)
@@ -79,11 +82,12 @@ def status(name: str, home: Path, as_json: bool) -> None:
 
 
 @night.command("list")
+@click.option("--newest", type=click.IntRange(1), default=30, show_default=True, help="So many of them.")
 @home_option
 @json_option
-def list_(home: Path, as_json: bool) -> None:
-    """All nights, the oldest first."""
-    for found in Nights.open(home).every():
+def list_(newest: int, home: Path, as_json: bool) -> None:
+    """The newest nights, the oldest of these first."""
+    for found in Nights.open(home).every(newest=newest):
         _show(found, as_json)
 
 

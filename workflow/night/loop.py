@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from backbone.errors import PachonError
+from backbone.errors import PachonError, TransientError
 from backbone.messages.opened import open_transport
 from backbone.messages.transport import Transport
 from workflow.lock import LockLost
@@ -34,17 +34,25 @@ class Watch:
 
     def round(self) -> list[str]:
         """One round of each; one night's trouble is logged and does not stop the others. Returns the names of those held."""
-        for status in self._nights.every(open_only=True):
+        for name in self._open():
             try:
-                self._one(status.name)
+                self._one(name)
             except LockLost as error:
                 _LOG.warning("%s", error)
-                self._drop(status.name)
+                self._drop(name)
             except PachonError as error:
-                _LOG.error("night %s: %s", status.name, error)
+                _LOG.error("night %s: %s", name, error)
             except Exception:
-                _LOG.exception("night %s: this round broke off; the next will try again", status.name)
+                _LOG.exception("night %s: this round broke off; the next will try again", name)
         return list(self._held)
+
+    def _open(self) -> list[str]:
+        """Which nights there are; none that is known of while the ledger does not answer."""
+        try:
+            return self._nights.open_names()
+        except TransientError as error:
+            _LOG.error("%s", error)
+            return []
 
     def _one(self, name: str) -> None:
         if name not in self._held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from backbone.errors import ConflictError, PermanentError
 from backbone.messages.prompt import KnownField, NextVisit
 from workflow.clock import Clock, SystemClock
 from workflow.ledger import Ledger
-from workflow.ledger.nights import event, night, part
+from workflow.ledger.nights import event, night, part, worker
 from workflow.ledger.store import record
 from workflow.night import books
 from workflow.night.states import NIGHT_TABLE, NightState, PartState, WorkerState
@@ -24,6 +25,8 @@ from workflow.states import follow
 
 if TYPE_CHECKING:
     from backbone.endpoint import Endpoint
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 
 class UnknownNight(PermanentError, LookupError):
@@ -87,10 +90,9 @@ class Nights:
         science: str = "prompt",
     ) -> NightStatus:
         """Write a night into the ledger: its supervisor then arms the workers. Idempotent by name; ConflictError if it was
-        begun otherwise, or another of the instrument is not closed.
+        begun otherwise, or another of the instrument is not closed; PermanentError for a name or detectors that cannot be.
         """
-        if not detectors:
-            raise PermanentError(f"night {name}: no detector to process: name them, or register the camera first")
+        _check(name, detectors)
         now = self.clock.now()
         asked = {
             "instrument": instrument,
@@ -171,15 +173,23 @@ class Nights:
             counted = connection.execute(counts.where(among(part.c.night, names))).all()
             visits = sa.select(part.c.night, sa.func.count(sa.distinct(part.c.visit)).label("n")).group_by(part.c.night)
             seen = {r.night: int(r.n) for r in connection.execute(visits.where(among(part.c.night, names)))}
-            armed = {row.name: sum(w.state == WorkerState.ARMED for w in books.workers(connection, row.name)) for row in rows}
-        by_name = {row.name: _status(row, counted, seen.get(row.name, 0), armed[row.name]) for row in rows}
+            living = sa.select(worker.c.night, sa.func.count().label("n")).group_by(worker.c.night)
+            mine = (among(worker.c.night, names), worker.c.ended.is_(None), worker.c.state == WorkerState.ARMED.value)
+            armed = {r.night: int(r.n) for r in connection.execute(living.where(*mine))}
+        by_name = {row.name: _status(row, counted, seen.get(row.name, 0), armed.get(row.name, 0)) for row in rows}
         return [by_name.get(name) for name in names]
 
-    def every(self, *, open_only: bool = False) -> list[NightStatus]:
-        """All nights, the oldest first."""
-        query = sa.select(night.c.name).order_by(night.c.opened)
-        rows = self.ledger.all(query.where(night.c.closed.is_(None)) if open_only else query)
-        return [found for found in self.statuses([row.name for row in rows]) if found is not None]
+    def open_names(self) -> list[str]:
+        """Names of the nights that are not closed, the oldest first: what a supervisor asks several times a second."""
+        return [
+            row.name for row in self.ledger.all(sa.select(night.c.name).where(night.c.closed.is_(None)).order_by(night.c.opened))
+        ]
+
+    def every(self, *, newest: int | None = None) -> list[NightStatus]:
+        """All nights, or the `newest` so many, the oldest first. Counts all their parts: some 10^5 for each night of a survey."""
+        query = sa.select(night.c.name).order_by(night.c.opened.desc(), night.c.name.desc()).limit(newest)
+        names = [row.name for row in self.ledger.all(query)][::-1]
+        return [found for found in self.statuses(names) if found is not None]
 
     def rows(self, name: str) -> tuple[books.Row, Sequence[books.Row], Sequence[books.Row], Sequence[books.Row]]:
         """(night, parts, workers, events) as the ledger has them, for reports and pages."""
@@ -199,6 +209,19 @@ class Nights:
         found = store_of(self.settings)
         keys = Path(found.credentials) if found.credentials else None
         return open_endpoint(found.uri, name=found.name, url=found.url, credentials=keys)
+
+
+def _check(name: str, detectors: Sequence[int]) -> None:
+    """What is written down here becomes names of files and of jobs, and one living worker for each detector."""
+    if not _NAME.fullmatch(name):
+        raise PermanentError(
+            f"night {name!r}: a name is letters, digits and _ . - alone, at most 80, the first a letter or digit"
+        )
+    if not detectors:
+        raise PermanentError(f"night {name}: no detector to process: name them, or register the camera first")
+    wrong = sorted({d for d in detectors if d < 0} | {d for d in detectors if list(detectors).count(d) > 1})
+    if wrong:
+        raise PermanentError(f"night {name}: detectors are numbers from 0 on, each once; look at {', '.join(map(str, wrong))}")
 
 
 def _status(row: books.Row, counted: Sequence[books.Row], visits: int, armed: int) -> NightStatus:

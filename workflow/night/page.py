@@ -36,7 +36,7 @@ def live_page(document: Mapping[str, Any], refresh_s: int) -> str:
 
 
 def list_page(nights: Sequence[NightStatus]) -> str:
-    """All nights, the newest first."""
+    """These nights, the newest first."""
     return _render("nights.html", nights=[night.as_json() for night in reversed(nights)])
 
 

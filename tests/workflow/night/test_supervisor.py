@@ -2,11 +2,12 @@
 
 import pytest
 
-from backbone.errors import ConflictError
+from backbone.errors import ConflictError, PermanentError, TransientError
 from backbone.messages.prompt import Drain, Left, Mode, queue_of
 from workflow.clock import FakeClock
+from workflow.loop import Stop
 from workflow.night.lock import take
-from workflow.night.loop import Watch
+from workflow.night.loop import Watch, run_nights
 from workflow.night.nights import NightNotOpen, Nights
 from workflow.night.states import NightState, WorkerState
 
@@ -230,3 +231,46 @@ def test_a_supervisor_that_begins_anew_goes_on_with_the_workers_that_are_there(s
         anew.round()
     assert {row.key for row in stage.living().values()} == {"n1-d000-1", "n1-d001-1"}
     assert len(stage.pool.submissions) == 2
+
+
+def test_a_ledger_that_does_not_answer_ends_no_supervisor(stage, monkeypatch):
+    stage.begin()
+    stage.arm()
+    ask, silent = stage.nights.ledger.all, [True, True]
+
+    def away(query):
+        if silent:
+            silent.pop()
+            raise TransientError("the ledger did not answer")
+        return ask(query)
+
+    monkeypatch.setattr(stage.nights.ledger, "all", away)
+    slept, stop = [], Stop()
+
+    def sleep(seconds):
+        slept.append(seconds)
+        stop.asked = len(slept) > 2
+
+    monkeypatch.setattr(stage.clock, "sleep", sleep)
+    monkeypatch.setattr("workflow.night.loop.Watch", lambda _nights: stage.watch)
+    run_nights(stage.nights, stop=stop)
+    assert not silent, "it asked again"
+    assert slept[-1] == stage.settings.prompt.poll_s, "and holds its night as before"
+
+
+def test_a_round_counts_no_parts(stage, monkeypatch):
+    stage.begin()
+    stage.arm()
+    monkeypatch.setattr(stage.nights, "statuses", None)  # counts all parts of a night: 10^5, five times a second
+    stage.rounds(1)
+    assert set(stage.living()) == {0, 1}
+
+
+def test_a_night_that_could_not_be_armed_or_named_is_refused(stage):
+    for detectors in ((0, 0), (0, -1), ()):
+        with pytest.raises(PermanentError, match="detector"):
+            stage.begin(detectors=detectors)
+    for name in ("", "a/b", "../n", ".n", "n" * 81):  # of files, and of jobs in the pool
+        with pytest.raises(PermanentError, match="letters, digits"):
+            stage.begin(name)
+    assert stage.nights.open_names() == []
