@@ -71,7 +71,9 @@ def _live(campaigns: Campaigns) -> list[str]:
         return campaigns.live()
     except TransientError as error:
         _LOG.error("%s", error)
-        return []
+    except Exception:
+        _LOG.exception("which campaigns have work is not known; the next round will ask again")
+    return []
 
 
 def run_until_ended(
@@ -84,13 +86,22 @@ def run_until_ended(
     stop: Stop,
     clock: Clock | None = None,
 ) -> CampaignStatus:
-    """Advance one campaign here, or only watch it, until it has ended and left no job behind."""
+    """Advance one campaign here, or only watch it, until it has ended and left no job behind.
+
+    A ledger that does not answer, and whatever else may pass, is asked again; what stays wrong is raised.
+    """
     clock = clock or SystemClock()
     last: CampaignStatus | None = None
     while True:
-        status = campaigns.advance(name) if advance else campaigns.status(name)
-        show(status)
-        if stop.asked or (status.ended and (not advance or name not in campaigns.live())):
-            return status
+        status: CampaignStatus | None = None
+        try:
+            status = campaigns.advance(name) if advance else campaigns.status(name)
+            show(status)
+            if stop.asked or (status.ended and (not advance or name not in campaigns.live())):
+                return status
+        except TransientError as error:
+            if stop.asked:
+                raise
+            _LOG.warning("campaign %s: looked at again: %s", name, error)
         clock.sleep(pace.after(moved=status != last))
         last = status

@@ -14,7 +14,7 @@ from workflow.context import Context
 from workflow.errors import UnknownCampaign
 from workflow.ledger.counts import tallied
 from workflow.ledger.tables import backlog, campaign, job, outbox, outcome, quantum, step, tally
-from workflow.states import CAMPAIGN_TERMINAL, QUANTUM_IN_JOB, CampaignState, JobState, QuantumState, StepState
+from workflow.states import CAMPAIGN_TERMINAL, QUANTUM_IN_JOB, CampaignState, QuantumState, StepState
 from workflow.status import BacklogEntry, CampaignReport, CampaignStatus, LabelReport, StepStatus
 
 
@@ -154,9 +154,10 @@ def backlog_entries(context: Context, name: str | None) -> list[BacklogEntry]:
 
 
 def live(context: Context) -> list[str]:
-    """Campaigns that need the engine: those that have not ended, and those whose jobs have not."""
+    """Campaigns that need the engine: those that have not ended, and those whose jobs have not, or were not swept."""
     c = campaign.c
-    busy = sa.exists().where(job.c.campaign == c.name, sa.or_(job.c.state != JobState.ENDED, job.c.swept.is_(None)))
+    # No job is swept before it has ended: by the index over what is not swept, whatever ran in years.
+    busy = sa.exists().where(job.c.campaign == c.name, job.c.swept.is_(None))
     ended = [state.value for state in CAMPAIGN_TERMINAL]
     return [
         r.name

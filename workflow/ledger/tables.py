@@ -189,6 +189,7 @@ job = sa.Table(
     sa.Column("lease_expires", Time, nullable=False),
     sa.Column("swept", Time),
     sa.Index("ix_job_campaign_state", "campaign", "state"),
+    sa.Index("ix_job_site_created", "site", "created"),
     # What the engine still has to do with; of a year's jobs, the few of now.
     sa.Index("unswept", "campaign", sqlite_where=sa.text("swept IS NULL"), postgresql_where=sa.text("swept IS NULL")),
 )
