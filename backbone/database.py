@@ -25,6 +25,12 @@ from sqlalchemy.pool import NullPool
 from backbone.errors import TransientError
 
 _READ = {"pachon_read": True}
+_CONNECT_S = 10
+"""A server that says nothing for so long is not reached."""
+_SILENT_S = 60
+"""A connection on which nothing comes back for so long is given up, here and by the server, which lets go of its locks."""
+_IDLE_S = 900
+"""A transaction that asks for nothing for so long is ended by the server: its process stands still, others wait for its rows."""
 _FEW = 20  # rows for which a temporary table is not worth its making
 
 
@@ -48,9 +54,7 @@ class Database:
             sa.event.listen(engine, "connect", _sqlite_connected)
             sa.event.listen(engine, "begin", _sqlite_begin)
         else:
-            # Statements are short and go by index: compiling them costs more than it saves.
-            plain = {"options": "-c jit=off -c random_page_cost=1.1"}
-            engine = sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True, connect_args=plain)
+            engine = sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True, connect_args=_postgresql())
         database = cls(engine)
         database.upgrade()
         return database
@@ -84,7 +88,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except DBAPIError as error:
+            if not isinstance(error, OperationalError) and not error.connection_invalidated:
+                raise
             where = self._engine.url.render_as_string(hide_password=True)
             raise TransientError(f"the {self.noun} at {where} did not answer: {error.orig}; is the database up?") from error
 
@@ -177,6 +183,20 @@ class Database:
 
     def _revision(self, connection: Connection) -> str | None:
         return MigrationContext.configure(connection, opts={"version_table": self.version_table}).get_current_revision()
+
+
+def _postgresql() -> dict[str, Any]:
+    """How libpq connects. Without this a network that swallows what is sent holds us, a dead machine its locks, for two hours."""
+    # Statements are short and go by index: compiling them costs more than it saves.
+    server: dict[str, Any] = {"jit": "off", "random_page_cost": 1.1, "idle_in_transaction_session_timeout": _IDLE_S * 1000}
+    alive = {"keepalives_idle": _SILENT_S // 2, "keepalives_interval": _SILENT_S // 6, "keepalives_count": 3}
+    server |= {f"tcp_{name}": value for name, value in alive.items()}
+    return {
+        "connect_timeout": _CONNECT_S,
+        **alive,
+        "tcp_user_timeout": _SILENT_S * 1000,
+        "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
+    }
 
 
 def _copied(value: Any, none_as_null: bool | None) -> Any:

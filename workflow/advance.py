@@ -116,16 +116,22 @@ def _again(work: Work, row: Any) -> Any:
 
 
 def _move(work: Work, event: str, reason: str = "") -> None:
+    """Move the campaign, unless an operator has done something meanwhile that makes it wrong: the next round looks again."""
     state = follow(CAMPAIGN_TABLE, work.state, event)
     now = work.context.clock.now()
     with work.lock.begin() as connection:
+        where = [tables.campaign.c.name == work.name, tables.campaign.c.state == work.state.value]
+        if event == "succeed":
+            unlike = (tables.step.c.campaign == work.name, tables.step.c.state != StepState.SUCCEEDED.value)
+            where.append(~sa.exists().where(*unlike))
         moved = connection.execute(
             tables.campaign.update()
-            .where(tables.campaign.c.name == work.name, tables.campaign.c.state == work.state.value)
+            .where(*where)
             .values(state=state.value, reason=reason, ended=now if state in CAMPAIGN_TERMINAL else None)
         ).rowcount
-        if moved:
-            record(connection, at=now, actor="engine", campaign=work.name, what=f"{event}: {state.value}", why=reason)
+        if not moved:
+            return
+        record(connection, at=now, actor="engine", campaign=work.name, what=f"{event}: {state.value}", why=reason)
     _LOG.info("campaign %s is %s %s", work.name, state.value, reason)
 
 
@@ -197,8 +203,13 @@ def _planned(context: Context, plan: planner.StepPlan, one: planner.Group, *, fi
     return planner.plan_group(context.butler, context.archive, plan, one, now=now, first=first, note_files=several)
 
 
-def _step_moves(work: Work, row: Any, event: str, reason: str = "") -> StepState:
+def _step_moves(work: Work, row: Any, event: str, reason: str = "", *, unless: Iterable[QuantumState] = ()) -> StepState:
+    """Move a step, `unless` a current quantum of it is in one of these states by now: an operator's retry may revive some at any
+    moment, and what finishes a step takes its time.
+    """
     with work.lock.begin() as connection:
+        if any(connection.execute(_one(work, row, state)).first() for state in unless):
+            return StepState(row.state)
         state = work.move_step(connection, row, event, reason)
         if event == "planned":
             replan.settle(work, connection, row)
@@ -226,7 +237,8 @@ def _run(work: Work, row: Any) -> StepState:
         finish(work, row)
     except PermanentError as error:
         return _step_moves(work, row, "fail", f"{type(error).__name__}: {error}")
-    return _step_moves(work, row, "succeed", f"{failed} quanta failed, as its rules allow" if failed else "")
+    words = f"{failed} quanta failed, as its rules allow" if failed else ""
+    return _step_moves(work, row, "succeed", words, unless=(*_WAITING, *QUANTUM_IN_JOB))
 
 
 def _dispatch(work: Work, row: Any) -> bool:
@@ -245,10 +257,13 @@ def _stopping(work: Work, row: Any) -> bool:
 
 def _any(work: Work, row: Any, states: Iterable[QuantumState]) -> bool:
     """Whether any current quantum of a step is in one of these states, none of which may be SUCCEEDED."""
+    return any(work.context.ledger.all(_one(work, row, state)) for state in states)
+
+
+def _one(work: Work, row: Any, state: QuantumState) -> sa.Select[Any]:
+    """Of one state: a look at the beginning of a range of the index."""
     mine = (quantum.c.campaign == work.name, quantum.c.step == row.name, tables.UNFINISHED)
-    # State by state: each is one look at the beginning of a range of the index.
-    one = (sa.select(quantum.c.id).where(*mine, quantum.c.state == state.value).limit(1) for state in states)
-    return any(work.context.ledger.all(query) for query in one)
+    return sa.select(quantum.c.id).where(*mine, quantum.c.state == state.value).limit(1)
 
 
 def _counts(work: Work, row: Any) -> dict[QuantumState, int]:

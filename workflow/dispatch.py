@@ -129,7 +129,9 @@ def _submit(work: Work, site: str, rows: Sequence[Any], avoided: Avoided, said: 
     with work.lock.begin() as connection:
         change = (
             job.update()
-            .where(job.c.id == sa.bindparam("key"))
+            .where(
+                job.c.id == sa.bindparam("key"), job.c.state == JobState.PREPARED
+            )  # an operator may have given it up meanwhile
             .values(state=state, lease_expires=lease, pool_job=sa.bindparam("taken"))
         )
         connection.execute(change, [{"key": key, "taken": pool_job} for key, pool_job in taken.items()])

@@ -70,7 +70,7 @@ def _metrics(work: Work, step: str, runs: list[str], action: Metrics) -> str:
 
 
 def _backlog(work: Work, row: Any) -> int:
-    """What failed, or never ran since something before it failed, with the reason."""
+    """What failed, or never ran since something before it failed, with the reason; what is done by now, after a retry, goes."""
     done = (QuantumState.SUCCEEDED, QuantumState.DELETED)
     where = (quantum.c.campaign == work.name, quantum.c.step == row.name, quantum.c.current, quantum.c.state.not_in(done))
     rows = work.context.ledger.all(sa.select(quantum).where(*where))
@@ -93,7 +93,10 @@ def _backlog(work: Work, row: Any) -> int:
                 "at": now,
             }
         )
+    settled = sa.select(quantum.c.id).where(quantum.c.id == backlog.c.quantum, quantum.c.state.in_(done)).correlate(backlog)
     with work.lock.begin() as connection:
+        mine = (backlog.c.campaign == work.name, backlog.c.step == row.name)
+        connection.execute(backlog.delete().where(*mine, settled.exists()))
         work.context.ledger.insert_new(connection, backlog, entries)
     return len(entries)
 

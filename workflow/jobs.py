@@ -75,8 +75,9 @@ def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
         work.context.pools[row.site].kill(row.id, hard=row.lease_expires < now)
     if changes:
         with work.lock.begin() as connection:
-            connection.execute(job.update().where(job.c.id == row.id).values(changes))
-            if starts and row.quanta < _INSTANTS:
+            as_it_was = (job.c.id == row.id, job.c.state == row.state)  # an operator may have given it up meanwhile
+            kept = connection.execute(job.update().where(*as_it_was).values(changes)).rowcount
+            if kept and starts and row.quanta < _INSTANTS:
                 before, after = sources(QUANTA, "start")
                 connection.execute(
                     quantum.update().where(quantum.c.job == row.id, quantum.c.state.in_(before)).values(state=after)

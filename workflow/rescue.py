@@ -11,7 +11,7 @@ from workflow.context import Context
 from workflow.ledger.counts import tallied
 from workflow.ledger.store import record
 from workflow.ledger.tables import UNFINISHED, campaign, outcome, quantum, step, tally
-from workflow.states import CAMPAIGN_TABLE, QUANTUM_TABLE, STEP_TABLE, QuantumState, StepState, follow, sources
+from workflow.states import CAMPAIGN_TABLE, QUANTUM_TABLE, STEP_TABLE, CampaignState, QuantumState, StepState, follow, sources
 from workflow.status import CampaignStatus, RetryReport
 
 UNPLANNED = -1
@@ -31,8 +31,12 @@ def retry(
     A step that could not be planned is planned again. No quantum is ever added: rows change their state, and that is all. What
     would run is shown before by `dry_run`; RetryRefused if by now it is more than `at_most`.
     """
-    event_state = follow(CAMPAIGN_TABLE, status.state, "retry")
     with context.ledger.begin() as connection:
+        # The row first, which every transaction of the engine renews its lock in: it sees all of this, or nothing.
+        state = connection.execute(
+            sa.select(campaign.c.state).where(campaign.c.name == status.name).with_for_update()
+        ).scalar_one()
+        event_state = follow(CAMPAIGN_TABLE, CampaignState(state), "retry")
         report = _report(connection, status, dry_run)
         with_quanta = {label.split("/")[0] for label in report.labels}
         if at_most is not None and report.quanta > at_most:

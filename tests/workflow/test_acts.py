@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
+from workflow import advance
 from workflow.cli import campaign
 from workflow.cli_acts import configuration
 from workflow.errors import ConflictError, ProductionError, UnknownCampaign
@@ -31,9 +32,10 @@ def test_a_retry_shows_what_it_would_run_and_never_runs_more(make_world, tmp_pat
     mended = tmp_path / "mended"
     values = {(1, d): {"do": "raise", "unless": str(mended)} for d in (0, 1)}
     world = make_world(exposures=1, detectors=3, values=values)
-    world.start({"subset": "pair", "on_failure": "continue"})
+    world.start({"subset": "pair", "on_failure": "continue", "finish": [{"backlog": True}]})
     world.finish()
     before = coverage(world)
+    assert len(world.campaigns.backlog("c1")) == 4
 
     def cli(*words):
         return CliRunner().invoke(campaign, ["retry", "c1", "--actor", "op", "--home", str(world.home), *words])
@@ -51,6 +53,7 @@ def test_a_retry_shows_what_it_would_run_and_never_runs_more(make_world, tmp_pat
     assert "2 failed and 2 pruned quanta go again" in cli("--yes", "--at-most", "4", "--reason", "mended").output
     status = world.finish()
     assert (status.step("pair").expected, status.step("pair").published, status.step("pair").failed) == (6, 6, 0)
+    assert world.campaigns.backlog("c1") == []
     assert coverage(world) == before
     assert audit(world) == [("op", "retry of 4 quanta of pair", "mended")]
 
@@ -125,3 +128,67 @@ def test_configurations_on_the_command_line_keep_their_types():
     for bad in ("first", "first:add", "first=5", ":add=5"):
         with pytest.raises(ProductionError, match="LABEL:FIELD=VALUE"):
             configuration((bad,))
+
+
+@pytest.mark.parametrize("moment", ["finish", "succeed"])
+def test_a_retry_while_its_step_or_campaign_is_being_ended_is_not_lost(make_world, tmp_path, monkeypatch, moment):
+    mended = tmp_path / "mended"
+    world = make_world(exposures=1, detectors=2, values={(1, 0): {"do": "raise", "unless": str(mended)}})
+    world.start({"subset": "pair", "on_failure": "continue"})
+    asked = []
+
+    def retry():
+        if not asked:
+            mended.touch()
+            asked.append(world.campaigns.retry("c1", "op").quanta)
+
+    def finish(work, row):
+        if moment == "finish":
+            retry()
+
+    end = advance._move
+
+    def move(work, event, *more):
+        if event == moment:
+            retry()
+        return end(work, event, *more)
+
+    monkeypatch.setattr(advance, "finish", finish)
+    monkeypatch.setattr(advance, "_move", move)
+    status = world.finish()
+    assert asked == [2]
+    assert (status.state, status.step("pair").accepted, status.step("pair").failed) == ("SUCCEEDED", 4, 0)
+
+
+def test_a_job_that_is_given_up_while_it_is_sent_or_looked_at_stays_given_up(two_sites):
+    world = two_sites
+    world.start({"subset": "pair"})
+    pool, given_up = world.pools["ncsa"], []
+    send, look = pool.submit_many, pool.poll
+
+    def states():
+        return {r.state for r in world.rows(sa.select(t.job.c.state).where(t.job.c.site == "ncsa"))}
+
+    def sent(requests):
+        taken = send(requests)
+        given_up.append(world.campaigns.move("c1", "ccin2p3", "op").jobs)  # the ledger does not say yet that they were sent
+        return taken
+
+    pool.submit_many = sent
+    world.campaigns.advance("c1")
+    assert given_up[0] > 0
+    assert states() == {JobState.KILLED}
+
+    def say(state):
+        with world.ledger.begin() as connection:
+            connection.execute(t.job.update().where(t.job.c.site == "ncsa").values(state=state.value))
+
+    def looked_at(keys):
+        seen = look(keys)
+        say(JobState.KILLED)
+        return seen
+
+    say(JobState.SUBMITTED)
+    pool.poll = looked_at  # it runs by now
+    world.campaigns.advance("c1")
+    assert states() == {JobState.KILLED}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
+import time
 import uuid
 from unittest.mock import Mock
 
@@ -11,6 +14,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from backbone import database
 from backbone.errors import TransientError
 from workflow.accept import accept
 from workflow.clock import FakeClock
@@ -18,6 +22,13 @@ from workflow.job import Outcome
 from workflow.ledger import Ledger
 from workflow.ledger import tables as t
 from workflow.lock import LockLost, holder, locked
+
+GIVES_UP = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "idle_in_transaction_session_timeout": "15min",
+}
 
 
 @pytest.fixture
@@ -223,3 +234,24 @@ def test_a_child_is_ready_once_its_last_parent_is_accepted(ledger):
         return rows[child["id"]]
 
     assert [state_after(a), state_after(b)] == ["UNREADY", "READY"]
+
+
+def test_a_database_server_that_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(database, "_CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes the connection, and never answers
+        before = time.monotonic()
+        with pytest.raises(TransientError, match="did not answer"):
+            Ledger.open(f"postgresql+psycopg2://u:p@127.0.0.1:{deaf.getsockname()[1]}/ledger")
+        assert time.monotonic() - before < 20
+
+
+def test_a_database_server_gives_up_clients_that_are_gone_or_stand_still(fresh_database):
+    ledger = Ledger.open(fresh_database)
+    with ledger.read() as connection:
+        said = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in GIVES_UP}
+        socket_of = connection.connection.dbapi_connection.fileno()
+        with socket.socket(fileno=os.dup(socket_of)) as ours:
+            silent_ms = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    ledger.close()
+    assert said == GIVES_UP
+    assert silent_ms == 60_000
