@@ -24,11 +24,10 @@ from workflow.pools import bindings
 
 _JOB_ID = re.compile(r"^\d+\.\d+$")
 _KEY = re.compile(r"^[0-9A-Za-z_-]{1,128}$")
-_ACCESS = re.compile(
-    r"AUTHENTICATE:|SECMAN:20(10|03|04)|DENIED|not authorized|Authorization|authenticat|Permission", re.IGNORECASE
-)
+_ACCESS = re.compile(r"AUTHENTICATE:|SECMAN:20(09|10)|DENIED|not authorized|Authorization|authenticat|Permission", re.IGNORECASE)
+# SECMAN:2003, 2004, 2007 are of a daemon that is gone, or was started anew.
 _NETWORK = re.compile(
-    r"communicat|fail(ed)? to connect|connect to|SECMAN:2007|timed? ?out|Unable to (locate|find)|fetch ads|end of", re.I
+    r"communicat|fail(ed)? to connect|connect to|SECMAN:20(03|04|07)|timed? ?out|Unable to (locate|find)|fetch ads|end of", re.I
 )
 _BUSY = re.compile(r"MAX_JOBS_PER|MAX_JOBS_SUBMITTED|would exceed|disk|space", re.IGNORECASE)
 

@@ -16,6 +16,7 @@ from operators.htcondor.fake import FakeSchedd
 from operators.htcondor.key import TaskKey
 from operators.htcondor.remote import RemoteSchedd
 from operators.htcondor.schedd import Action, ScheddRefused, ScheddUnavailable, SubmitRefused
+from operators.htcondor.server import kind_of
 from operators.htcondor.settings import PoolConnectionError, PoolSettings, from_parts
 from operators.htcondor.states import JobState
 
@@ -349,3 +350,18 @@ def test_client_that_answers_nothing_is_ended(condor, tmp_path):
     with pytest.raises(ScheddUnavailable):
         mute.whoami()
     assert mute._child is None
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("SECMAN:2003:TCP connection to schedd at <127.0.0.1:9618> failed.", "unavailable"),
+        ("SECMAN:2004:Failed to create security session to <127.0.0.1:9618> with TCP.", "unavailable"),
+        ("SECMAN:2004:Failed to create security session|AUTHENTICATE:1004:Failed to authenticate using IDTOKENS", "refused"),
+        ('SECMAN:2010:Received "DENIED" from server for user survey@ncsa', "refused"),
+        ("MAX_JOBS_SUBMITTED would be exceeded", "unavailable"),
+        ("nobody has seen this before", "unavailable"),
+    ],
+)
+def test_a_schedd_that_is_gone_or_started_anew_is_no_refusal(said, kind):
+    assert kind_of(said, submitting=False) == kind
