@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from backbone.errors import TransientError
@@ -89,7 +89,7 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            if not isinstance(error, OperationalError) and not error.connection_invalidated:
+            if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
                 raise
             where = self._engine.url.render_as_string(hide_password=True)
             raise TransientError(f"the {self.noun} at {where} did not answer: {error.orig}; is the database up?") from error
