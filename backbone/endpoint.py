@@ -12,6 +12,7 @@ One suite, tests/backbone/test_endpoint_contract.py, holds every kind of endpoin
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -162,6 +163,15 @@ def checked_folder(prefix: str) -> str:
     if not prefix.endswith("/"):
         raise refused(f"prefix {prefix!r} refused: it must be a folder's, with a slash at its end")
     return checked_key(prefix.removesuffix("/")) + "/"
+
+
+def said_of_itself(text: str) -> dict[str, str]:
+    """What an object carries as `about`, of its JSON; nothing where somebody else has put something else there."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def sha256_of(content: bytes | Path | BinaryIO) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from backbone.endpoint import Endpoint, ObjectInfo
-from backbone.errors import ObjectAbsent, TransientError
+from backbone.errors import AccessRefused, ObjectAbsent, PachonError, TransientError
 from backbone.files import AVAILABLE, BAD, LOST, Replica
 
 
@@ -19,9 +19,10 @@ def fetch_checked(
     near: str | None,
 ) -> ObjectInfo | None:
     """Copy to `path` from the first of the replicas that gives the right bytes, that of `near` before others. `damaged` is told
-    of each that is BAD or LOST, and why. None: no copy is whole. TransientError: a copy may be, but its endpoint does not answer.
+    of each that is BAD or LOST, and why. None: no copy is whole. TransientError, AccessRefused: a copy may be, but its endpoint
+    does not answer, or does not let us in.
     """
-    silent: TransientError | None = None
+    silent: PachonError | None = None
     for replica in sorted((r for r in replicas if r.state == AVAILABLE), key=lambda r: r.endpoint != near):
         part = path.with_name(f".fetch-{uuid.uuid4().hex}")
         try:
@@ -32,7 +33,7 @@ def fetch_checked(
             damaged(replica, BAD, f"read {info.size} bytes of another checksum")
         except ObjectAbsent as error:
             damaged(replica, LOST, str(error))
-        except TransientError as error:
+        except (TransientError, AccessRefused) as error:
             silent = error
         finally:
             part.unlink(missing_ok=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from backbone.endpoint import checked_key
 from backbone.errors import PermanentError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _ACCESS = re.compile(r"owner|public|group:[\w.@-]+|list:[\w.@-]+(,[\w.@-]+)*")
 
 # States of a replica.
@@ -53,6 +56,10 @@ class NewFile:
             problem = f"sha256 {self.sha256!r} is not 64 hex digits in lower case"
         elif not _ACCESS.fullmatch(self.access):
             problem = f"access {self.access!r} is none of owner, public, group:NAME, list:NAME,NAME"
+        elif not math.isfinite(self.created):
+            problem = f"created {self.created} is no time in seconds since 1970"
+        else:
+            problem = _no_text(self.shared)
         if problem:
             raise PermanentError(f"file {self.key}: {problem}; register what the endpoint's put said")
         return self
@@ -93,6 +100,13 @@ class NewFile:
             ).checked()
         except (KeyError, TypeError, ValueError) as error:
             raise PermanentError(f"file {key}: what its object says of it is not whole ({error}); register it by hand") from error
+
+
+@lru_cache(maxsize=1024)  # most files of a batch share them
+def _no_text(shared: tuple[str, ...]) -> str | None:
+    """What is wrong with one of these values, if anything: databases take no control characters, nor halves of letters."""
+    wrong = [text for text in shared if not isinstance(text, str) or _NO_TEXT.search(text)]
+    return f"{wrong[0]!r} is no text that a catalog can hold" if wrong else None
 
 
 def tags_text(tags: tuple[str, ...]) -> str:

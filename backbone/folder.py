@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from backbone.digest import DigestReader
-from backbone.endpoint import ObjectInfo, checked_folder, checked_key, checked_prefix, sha256_of
+from backbone.endpoint import ObjectInfo, checked_folder, checked_key, checked_prefix, said_of_itself, sha256_of
 from backbone.errors import EndpointFull, ObjectAbsent, ObjectExists, PachonError, TransientError, refused
 
+_log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _PART = ".part-"  # what is being written; never listed
 _ATTRIBUTE = "user.pachon.sha256"
@@ -104,11 +106,10 @@ class FolderEndpoint:
 
     def _told(self, path: Path) -> dict[str, str]:
         try:
-            found: dict[str, str] = json.loads(os.getxattr(path, _ABOUT))
+            return said_of_itself(os.getxattr(path, _ABOUT).decode(errors="replace"))
         except OSError:
             beside = path.with_name(f"{_BESIDE}{path.name}")
-            found = json.loads(beside.read_text()) if beside.exists() else {}
-        return found
+            return said_of_itself(beside.read_text(errors="replace") if beside.exists() else "")
 
     def proves(self) -> bool:
         """Yes: the sum is made of the bytes that are written, and the disk has them before `put` returns."""
@@ -155,16 +156,21 @@ class FolderEndpoint:
         return ObjectInfo(key=key, size=size, sha256=checksum, about=about)
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that begin with `prefix`, sorted."""
+        """Keys that begin with `prefix`, sorted. What is named by bytes that are no text is no object of ours, and left out."""
         checked_prefix(prefix)
         start = self._folder / prefix.rpartition("/")[0]
         found = []
-        for folder, _, names in os.walk(start):
-            base = os.path.relpath(folder, self._folder)
-            for name in names:
-                key = name if base == "." else f"{base}/{name}"
-                if not name.startswith((_PART, _BESIDE)) and key.startswith(prefix):
-                    found.append(key)
+        with self._translated("list", prefix):
+            for folder, _, names in os.walk(start, onerror=_unless_gone):
+                base = os.path.relpath(folder, self._folder)
+                for name in names:
+                    key = name if base == "." else f"{base}/{name}"
+                    if name.startswith((_PART, _BESIDE)) or not key.startswith(prefix):
+                        continue
+                    if _is_text(key):
+                        found.append(key)
+                    else:
+                        _log.warning("%s: %s is no name of an object: left out", self.name, os.fsencode(key))
         return iter(sorted(found))
 
     def delete(self, key: str) -> None:
@@ -179,7 +185,7 @@ class FolderEndpoint:
         top = self._path(checked_folder(prefix).removesuffix("/"))
         gone = 0
         with self._translated("discard", prefix):
-            for folder, _, names in os.walk(top, topdown=False):
+            for folder, _, names in os.walk(top, topdown=False, onerror=_unless_gone):
                 for name in names:
                     path = Path(folder, name)
                     kept = path.with_name(name.removeprefix(_BESIDE))
@@ -207,6 +213,20 @@ class FolderEndpoint:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EndpointFull(f"{where}: no space left on {self.root}; free some, the work goes on by itself") from error
             raise TransientError(f"{where}: {error.strerror or error}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be read is not an empty one; one that was removed meanwhile is."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

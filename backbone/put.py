@@ -97,14 +97,25 @@ def settle(
     for row in catalog.all(query):
         file = NewFile.from_about(row.key, row.file["about"])
         whole = _is_whole(endpoint, file)
-        with catalog.begin() as connection:
-            if whole:
-                register_batch(catalog, connection, cohorts, at, [file], actor=row.actor, now=now)
-            else:
-                note(connection, at=now, actor=row.actor, what="put-undone", endpoint=at, why=f"{row.key}: it broke off")
-            connection.execute(t.intent.delete().where(t.intent.c.id == row.id))
+        try:
+            _settled(catalog, cohorts, at, row, file if whole else None, why="it broke off", now=now)
+        except ConflictError as error:  # the key was given to other content elsewhere meanwhile: this object is an orphan
+            whole = False
+            _settled(catalog, cohorts, at, row, None, why=str(error), now=now)
         finished, undone = finished + whole, undone + (not whole)
     return finished, undone
+
+
+def _settled(
+    catalog: Catalog, cohorts: Cohorts, at: int, row: sa.Row[Any], file: NewFile | None, *, why: str, now: float
+) -> None:
+    """The intent goes: with its file registered, or without."""
+    with catalog.begin() as connection:
+        if file is not None:
+            register_batch(catalog, connection, cohorts, at, [file], actor=row.actor, now=now)
+        else:
+            note(connection, at=now, actor=row.actor, what="put-undone", endpoint=at, why=f"{row.key}: {why}")
+        connection.execute(t.intent.delete().where(t.intent.c.id == row.id))
 
 
 def _is_whole(endpoint: Endpoint, file: NewFile) -> bool:

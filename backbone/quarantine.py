@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbone.endpoint import Endpoint
+from backbone.endpoint import MAX_KEY_BYTES, Endpoint, sha256_of
 from backbone.errors import ObjectAbsent
 from backbone.manifest import OWN
 
@@ -32,7 +32,9 @@ class Quarantined:
 
 def quarantine(endpoint: Endpoint, key: str, *, found: str, expected: str, now: float) -> str:
     """Keep the bad bytes of `key` aside; returns under which key. Twice is once; an object that is gone by now is no error."""
-    aside = f"{_PREFIX}{found[:16]}/{key}"[:1000]
+    aside = f"{_PREFIX}{found[:16]}/{key}"
+    if len(aside.encode()) > MAX_KEY_BYTES:
+        aside = f"{_PREFIX}{found[:16]}/{sha256_of(key.encode())}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bad")
         try:

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO, Self, cast
 
 import boto3
 import botocore.session
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from backbone.digest import DigestReader
-from backbone.endpoint import NewObject, ObjectInfo, checked_folder, checked_key, checked_prefix, sha256_of
+from backbone.endpoint import NewObject, ObjectInfo, checked_folder, checked_key, checked_prefix, said_of_itself, sha256_of
 from backbone.errors import (
     AccessRefused,
     ChecksumMismatch,
@@ -237,7 +238,7 @@ class S3Endpoint:
         """Size and checksum."""
         with self._translated("info", key):
             head = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
-        about = json.loads(head["Metadata"].get(ABOUT, "{}"))
+        about = said_of_itself(head["Metadata"].get(ABOUT, ""))
         return ObjectInfo(key=key, size=head["ContentLength"], sha256=head["Metadata"].get(METADATA), about=about)
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -294,8 +295,8 @@ class S3Endpoint:
             if isinstance(found, AccessRefused):
                 self._forget()
             raise found from error
-        except BotoCoreError as error:
-            raise TransientError(f"{where}: {error}") from error
+        except (BotoCoreError, Boto3Error) as error:  # the latter of a download that broke off each time it was tried
+            raise TransientError(f"{where}: {getattr(error, 'last_exception', None) or error}") from error
 
     def _reason(self, key: str) -> str:
         """Why a HEAD was answered with 400: it has no body, so S3 says that keys have expired only to those who ask otherwise."""

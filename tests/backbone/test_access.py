@@ -114,3 +114,20 @@ def test_fetch_marks_nothing_where_an_endpoint_does_not_answer(place, tmp_path, 
     place.backbone.fetch("a/1", tmp_path / "out", near="base")
     assert place.states("a/1") == {"base": "AVAILABLE", "ncsa": "AVAILABLE"}
     assert [p.name for p in tmp_path.iterdir() if p.is_file() and p.name.startswith(".")] == []
+
+
+def test_fetch_takes_another_copy_where_an_endpoint_lets_nobody_in(place, tmp_path, monkeypatch):
+    place.put("a/1", b"hello")
+    place.apply({"name": "two", "copies": [{"at": "ncsa"}]})
+    place.move(real=True)
+
+    def refuses(key, path):
+        raise AccessRefused("base: the credentials have expired")
+
+    monkeypatch.setattr(place.backbone.endpoint("base"), "fetch", refuses)
+    place.backbone.fetch("a/1", tmp_path / "out", near="base")
+    assert (tmp_path / "out").read_bytes() == b"hello"
+    assert place.states("a/1") == {"base": "AVAILABLE", "ncsa": "AVAILABLE"}, "a refusal says nothing of the copy"
+    monkeypatch.setattr(place.backbone.endpoint("ncsa"), "fetch", refuses)
+    with pytest.raises(AccessRefused, match="expired"):
+        place.backbone.fetch("a/1", tmp_path / "out")

@@ -315,3 +315,34 @@ def test_file_that_is_being_deleted_is_not_put_until_it_is_gone(place):
     place.put("a/1", b"hello", at="ncsa")
     assert place.backbone.endpoint("ncsa").get("a/1") == b"hello"
     assert place.states("a/1")["ncsa"] == "AVAILABLE"
+
+
+def test_a_put_that_broke_off_and_lost_its_key_to_other_content_keeps_no_other_from_being_settled(place, monkeypatch):
+    def dies(*_, **__):
+        raise TransientError("the catalog is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(put_module, "register_batch", dies)
+        for key in ("k/1", "k/2"):
+            with pytest.raises(TransientError):
+                place.put(key, b"of the one that died", at="base")
+    place.put("k/1", b"of another, elsewhere", at="ncsa")
+    place.time += place.settings.intent_grace_s + 1
+    report = place.backbone.sweep("base")
+    assert (report.finished_puts, report.undone_puts) == (1, 1)
+    assert place.states("k/2") == {"base": AVAILABLE}
+    assert place.states("k/1") == {"ncsa": AVAILABLE}
+    assert place.count(t.intent) == 0
+    place.time += place.settings.intent_grace_s + 1
+    place.backbone.sweep("base")
+    assert [(o.key, o.state) for o in orphans(place.catalog)] == [("k/1", "QUARANTINED")], "its object is for a person"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"created": float("nan")}, {"created": float("inf")}, {"collection": "a\0b"}, {"owner": "\ud800"}, {"dataset_type": 5}],
+)
+def test_what_no_catalog_can_hold_is_refused_before_anything_is_stored(place, wrong):
+    with pytest.raises(PermanentError, match=r"no text|no time"):
+        place.put("k", **wrong)
+    assert (place.count(t.intent), list(place.backbone.endpoint("base").list(""))) == (0, [])

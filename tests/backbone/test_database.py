@@ -33,24 +33,29 @@ WALK = {"cohort": 1, "created": 0.0, "file": 1, "last": 2}
 )
 def test_database_that_goes_away_may_answer_later(postgresql_catalog, act):
     catalog = Catalog.open(postgresql_catalog)
-    with pytest.raises(TransientError, match="did not answer"), catalog.begin() as connection:
-        end_of(postgresql_catalog, connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
-        act(catalog, connection)
+
+    def write():
+        with catalog.begin() as connection:
+            end_of(postgresql_catalog, connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+            act(catalog, connection)
+
+    with pytest.raises(TransientError, match="did not answer"):
+        write()
     assert catalog.all(sa.select(t.walk)) == []
     catalog.close()
 
 
 def test_server_that_takes_connections_and_says_nothing_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(database, "_CONNECT_S", 2)  # the least that libpq knows
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(TransientError, match="did not answer"):
-            Catalog.open(f"postgresql+psycopg2://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TransientError, match="did not answer"):
+        Catalog.open(f"postgresql+psycopg2://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing")
 
 
 def test_server_that_is_cut_off_is_noticed_by_the_connection_itself(postgresql_catalog):
     catalog = Catalog.open(postgresql_catalog)
     with catalog.connect() as connection:
-        with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as wire:
-            said = [wire.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT)]
+        descriptor = os.dup(connection.connection.dbapi_connection.fileno())
+    with socket.socket(fileno=descriptor) as wire:
+        said = [wire.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT)]
     assert said == [30, 60_000]
     catalog.close()

@@ -318,3 +318,28 @@ def test_endpoints_open_by_uri(tmp_path):
     assert open_endpoint(f"file://{tmp_path}", name="a").root == str(tmp_path)
     with pytest.raises(PermanentError, match="ftp"):
         open_endpoint("ftp://x/y", name="a")
+
+
+def test_a_name_that_is_no_text_is_left_out_of_a_folders_listing(tmp_path, caplog):
+    endpoint = FolderEndpoint(tmp_path / "e", name="e")
+    endpoint.put("a/good", b"x")
+    (tmp_path / "e" / "a").joinpath(os.fsdecode(b"bad\xff.fits")).write_bytes(b"x")
+    assert list(endpoint.list("")) == ["a/good"]
+    assert "bad" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch):
+    endpoint = FolderEndpoint(tmp_path / "e", name="e")
+    endpoint.put("a/b/k", b"x")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(AccessRefused):
+        list(endpoint.list(""))
+    with pytest.raises(AccessRefused):
+        endpoint.discard("a/")

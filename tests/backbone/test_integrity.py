@@ -338,3 +338,14 @@ def test_a_damaged_manifest_is_named(backbone, home):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PermanentError, match=path.name):
         recover_catalog(backbone, actor="tester")
+
+
+@pytest.mark.parametrize(
+    "key", ["k/" * 483 + "kk/" + "k" * 40, "/".join(["ключ" * 25] * 5)], ids=["cut at a slash", "of two bytes a letter"]
+)
+def test_a_bad_copy_of_a_long_name_is_kept_aside_too(backbone, home, clock, key):
+    put(backbone, key)
+    (home / "base" / key).write_bytes(b"rotten")
+    report = scrub(backbone, "base", clock).run()
+    assert (report.bad, report.finished) == (1, True)
+    assert [one.key for one in quarantined(backbone.endpoint("base"))] == [key]

@@ -183,3 +183,30 @@ def test_the_real_server_proves_what_it_takes(object_store, credentials):
     with open_endpoint(object_store.uri("first", "proof"), name="first", credentials=credentials) as endpoint:
         assert endpoint.proves() is True
         assert list(endpoint.list("")) == []
+
+
+def test_a_download_that_breaks_off_each_time_may_come_later(careless, profile, tmp_path, monkeypatch):
+    with open_endpoint("s3://p@b/x", name="ncsa", credentials=profile("new")) as endpoint:
+        endpoint.put("k", b"content of k")
+        answer = Answers._answer
+
+        def broken_off(self, status, body, headers=None):
+            self.close_connection = True
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[:3])
+
+        monkeypatch.setattr(Answers, "do_HEAD", lambda self: answer(self, 200, b"content of k", {"ETag": '"1"'}))
+        monkeypatch.setattr(Answers, "_answer", broken_off)
+        with pytest.raises(TransientError, match="expected"):
+            endpoint.fetch("k", tmp_path / "out")
+        assert list(tmp_path.glob(".part*")) == []
+
+
+def test_what_others_have_written_into_an_objects_metadata_is_not_taken_for_ours(careless, profile):
+    with open_endpoint("s3://p@b/x", name="ncsa", credentials=profile("new")) as endpoint:
+        for text in ("not JSON", "[1]", "5", "[" * 2000):
+            careless.objects["/b/x/k"] = (b"x", {"x-amz-meta-about": text})
+            assert endpoint.info("k").about == {}
