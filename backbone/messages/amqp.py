@@ -7,6 +7,7 @@ broken connection everything that was delivered comes again, under new tags; ack
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,12 @@ from kombu.exceptions import OperationalError
 from backbone.messages.stored import checked
 from backbone.messages.transport import Delivery, TransportDown
 
+_LOG = logging.getLogger(__name__)
 CONNECT_S = 3.0
 HEARTBEAT_S = 20
 CONFIRM_S = 10.0
+ANSWER_S = 20.0
+"""The longest that a broker may say nothing where it is asked for something, and take nothing where it is told something."""
 PREFETCH = 64
 _ROUND = 1 << 32
 """Tags of the n-th connection begin at n times this: the broker counts from 1 on each."""
@@ -58,7 +62,10 @@ class _Line:
 
     def _open(self) -> None:
         connection = kombu.Connection(
-            self._url(), connect_timeout=CONNECT_S, heartbeat=self._heartbeat_s, transport_options={"confirm_publish": True}
+            self._url(),
+            connect_timeout=CONNECT_S,
+            heartbeat=self._heartbeat_s,
+            transport_options={"confirm_publish": True, "read_timeout": ANSWER_S, "write_timeout": ANSWER_S},
         )
         connection.connect()
         self._connection, self._channel = connection, connection.channel()
@@ -144,7 +151,15 @@ class AmqpReceiver:
     def _take(self, incoming: Any) -> None:
         tag = self._line.round * _ROUND + int(incoming.delivery_tag)
         again = bool(incoming.delivery_info.get("redelivered"))
-        self._arrived.append(Delivery(body=json.loads(incoming.body), tag=tag, again=again))
+        try:
+            body = json.loads(incoming.body)
+        except (ValueError, RecursionError):
+            body = None
+        if isinstance(body, dict):
+            self._arrived.append(Delivery(body=body, tag=tag, again=again))
+        else:  # kept, it would come again and again and let nothing by
+            _LOG.error("%s: a message of %d bytes that is no JSON object is dropped", self._queue, len(incoming.body))
+            incoming.reject()
 
     def acknowledge(self, delivery: Delivery) -> None:
         """See the contract."""

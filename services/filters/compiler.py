@@ -323,7 +323,7 @@ def _aggregate(do: Callable[[Any], Any], items: Evaluate, passes: Evaluate | Non
             return None
         try:
             result = do(values)
-        except ArithmeticError:
+        except (ArithmeticError, ValueError):  # a sum of both infinities, or beyond all numbers
             return None
         return None if isinstance(result, float) and not math.isfinite(result) else result
 

@@ -64,7 +64,8 @@ class PromptChain:
         self._library.load()
         self._almanac = self._library.almanac(self._settings)
         for one in self._order.fields:
-            self._library.keep(Pointing(**one.model_dump()))
+            if self._has(one.physical_filter):
+                self._library.keep(Pointing(**one.model_dump()))
         warm_up()
         self._library.let_go()
 
@@ -72,7 +73,16 @@ class PromptChain:
         """Templates, stars and history of the field; None where it is known from the frame alone, or needs none."""
         if plan.mode is Mode.CALIBRATION or plan.ra_deg is None or plan.dec_deg is None or not plan.physical_filter:
             return None
+        if not self._has(plan.physical_filter):
+            return None
         return self._known(Pointing(plan.ra_deg, plan.dec_deg, plan.rotation_deg, plan.physical_filter))
+
+    def _has(self, physical_filter: str) -> bool:
+        """Whether the camera has a filter that was announced; the frames say it again."""
+        known = [f.name for f in self._library.camera.filters]
+        if physical_filter not in known:
+            _LOG.warning("filter %r was announced; camera %s has %s", physical_filter, self._library.camera.name, known)
+        return physical_filter in known
 
     def _known(self, pointing: Pointing) -> Preloaded:
         preloaded = self._library.preloaded(pointing)

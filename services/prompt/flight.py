@@ -14,7 +14,7 @@ from typing import Any
 from backbone.messages.prompt import Ended, FrameArrived, NextVisit
 from backbone.messages.transport import Delivery
 from services.prompt.science import Plan
-from services.prompt.words import Done, Stage, Word, read_word
+from services.prompt.words import Done, Word, read_word
 
 NO_FRAME_S = 30.0
 WAITING = "waiting"
@@ -103,32 +103,41 @@ class Flight:
         """What its process has said since; a death is a word too."""
         if self._pipe is None or self.pid is None:
             return []
-        found: list[Word] = []
-        with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll():
-                found.append(read_word(self._pipe.recv_bytes()))
-        found = [word for word in found if isinstance(word, Stage | Done)]
+        found = self._said(self._pipe)
+        ended, status = os.waitpid(self.pid, os.WNOHANG)
+        if ended:
+            found += self._said(self._pipe)  # its last words, where they came between the two looks
         if found:
             self.stage = found[-1].stage
         if found and isinstance(found[-1], Done):
-            self._reap(os.waitpid(self.pid, 0)[1])
-        elif (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
-            found.append(self._died(ended[1]))
+            if not ended:
+                os.waitpid(self.pid, 0)
+            self._reap()
+        elif ended:
+            found.append(self._died(status))
+        return found
+
+    def _said(self, pipe: Connection) -> list[Word]:
+        found: list[Word] = []
+        with contextlib.suppress(EOFError, OSError):
+            while pipe.poll():
+                found.append(read_word(pipe.recv_bytes()))
         return found
 
     def cancel(self) -> None:
         """End its process now."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
-            self._reap(os.waitpid(self.pid, 0)[1])
+            os.waitpid(self.pid, 0)
+            self._reap()
 
     def _died(self, status: int) -> Done:
-        self._reap(status)
+        self._reap()
         code = os.waitstatus_to_exitcode(status)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return Done(state="failed", stage=self.stage, reason=f"its process ended by {name}", mechanism=name)
 
-    def _reap(self, _status: int) -> None:
+    def _reap(self) -> None:
         self.pid = None
         if self._pipe is not None:
             self._pipe.close()

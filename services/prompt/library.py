@@ -140,7 +140,7 @@ class Library:
         return ra, dec, float(np.hypot(east, points[:, 1] - dec).max())
 
     def _loaded(self, pointing: Pointing) -> Preloaded:
-        band = next(f.band for f in self.camera.filters if f.name == pointing.physical_filter)
+        band = self.camera.band(pointing.physical_filter)
         return Preloaded(
             camera=self.camera,
             detector=self.sensor,

@@ -127,18 +127,17 @@ class Worker:
 
     def _look_after(self, flight: Flight) -> None:
         now = self._clock()
+        for word in flight.words():  # first: one that is done is done, however late this worker comes to hear of it
+            if isinstance(word, Stage):
+                flight.stage = word.stage
+                self._progress(flight, word.at)
+            else:
+                self._end(flight, word if word.at else word.model_copy(update={"at": now}))
+                return
         if now > flight.limit(self._order.deadline_s):
             self._cancel(flight, now)
-        elif flight.pid is None:
-            if sum(one.pid is not None for one in self._flights.values()) < self._order.in_flight:
-                flight.start(self._fly)
-        else:
-            for word in flight.words():
-                if isinstance(word, Stage):
-                    flight.stage = word.stage
-                    self._progress(flight, word.at)
-                else:
-                    self._end(flight, word if word.at else word.model_copy(update={"at": now}))
+        elif flight.pid is None and sum(one.pid is not None for one in self._flights.values()) < self._order.in_flight:
+            flight.start(self._fly)
 
     def _fly(self, plan: Plan, pipe: Connection) -> None:
         fly(self._order, self._science, plan, pipe)

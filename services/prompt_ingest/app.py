@@ -46,9 +46,9 @@ def door(spool: Spool, forwarder: Forwarder, *, token: str, max_bytes: int, cloc
             content, found = await _body(request, max_bytes)
             received = clock()
             check_content(content, said.sha256, found)
+            entry = await run_in_threadpool(spool.put, said, content, received)
         except FrameRefused as error:
             raise HTTPException(422, str(error)) from error
-        entry = await run_in_threadpool(spool.put, said, content, received)
         forwarder.add(entry)
         return {"frame": said.name, "received": received}
 
@@ -64,7 +64,7 @@ def door(spool: Spool, forwarder: Forwarder, *, token: str, max_bytes: int, cloc
 def _announced(text: str) -> Announced:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FrameRefused(f"header {HEADER}: no JSON: {error}") from error
     return parse(Announced, data, what=f"header {HEADER}", error=FrameRefused)
 

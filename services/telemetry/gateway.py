@@ -83,15 +83,25 @@ class Gateway:
         return len(reports)
 
     def _send(self, reports: Sequence[Told]) -> None:
-        if self._connection is None:
-            self._connection = connected(self._broker)
+        """A connection that had nothing to say for a while may have been ended by the other side: then a new one sends."""
+        if self._connection is not None:
+            try:
+                self._sent_by(self._connection, reports)
+            except TransientError as error:
+                _log.info("%s; by a new connection", error)
+            else:
+                return
+        self._connection = connected(self._broker)
+        self._sent_by(self._connection, reports)
+
+    def _sent_by(self, connection: Connection, reports: Sequence[Told]) -> None:
         try:
-            queue = durable(self._queue)(self._connection.default_channel)
+            queue = durable(self._queue)(connection.default_channel)
             queue.declare()
-            producer = Producer(self._connection.default_channel)
+            producer = Producer(connection.default_channel)
             for report in reports:
                 self._publish(producer, report)
-        except (OperationalError, *self._connection.connection_errors, *self._connection.channel_errors) as error:
+        except (OperationalError, *connection.connection_errors, *connection.channel_errors) as error:
             self.close()
             raise TransientError(f"the OCS's broker did not take reports: {error}") from error
 

@@ -7,8 +7,11 @@ import sys
 import time
 from contextlib import ExitStack, closing
 
+import kombu
+import psutil
 import pytest
 
+from backbone.messages import amqp
 from backbone.messages.amqp import AmqpTransport
 from backbone.messages.opened import MessageSettings, open_transport
 from backbone.messages.stored import StoredTransport
@@ -192,3 +195,42 @@ def test_a_broker_that_is_not_there_is_down_and_not_empty():
         transport.send("q", {})
     with pytest.raises(TransportDown):
         transport.receiver("q").receive(0.1)
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[1]", b"\xff", b"[" * 20_000])
+def test_what_is_no_message_of_ours_is_dropped_and_lets_the_others_by(broker, queue, caplog, body):
+    confirmed = kombu.Connection(broker.url, transport_options={"confirm_publish": True})
+    with closing(AmqpTransport(lambda: broker.url)) as transport, confirmed as connection:
+        transport.send(queue, {"number": 1})
+        kombu.Producer(connection).publish(body, routing_key=queue, exchange="", content_type="application/json", serializer=None)
+        transport.send(queue, {"number": 2})
+        with closing(transport.receiver(queue)) as receiver:
+            for number in (1, 2):
+                found = patiently(receiver)
+                assert found.body == {"number": number}
+                receiver.acknowledge(found)
+        assert "no JSON object is dropped" in caplog.text
+        assert transport.waiting(queue) == 0, "nor does it come again"
+
+
+def test_a_broker_that_stands_still_is_not_waited_for(broker, queue, monkeypatch):
+    """Its kernel still takes connections and bytes; nobody answers."""
+    monkeypatch.setattr(amqp, "ANSWER_S", 1.0)
+    programs = [one for one in psutil.Process().children(recursive=True) if "beam" in one.name()]
+    programs += [one for one in psutil.process_iter(["name", "cmdline"]) if _is_of(one, broker)]
+    assert programs
+    with closing(AmqpTransport(lambda: broker.url)) as transport:
+        transport.send(queue, {"number": 1})
+        for one in programs:
+            one.suspend()
+        try:
+            with pytest.raises(TransportDown):
+                transport.waiting(queue)
+        finally:
+            for one in programs:
+                one.resume()
+        assert transport.waiting(queue) == 1
+
+
+def _is_of(process, broker):
+    return "beam" in (process.info["name"] or "") and str(broker.folder) in " ".join(process.info["cmdline"] or ())

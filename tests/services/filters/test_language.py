@@ -199,3 +199,10 @@ def test_filters_agree_with_sql_where_null_is_concerned(text):
         judged = judge.execute(f"SELECT {asked}").fetchone()[0]
     found = gives(text)
     assert found is (None if judged is None else bool(judged))
+
+
+@pytest.mark.parametrize("flux", [(float("inf"), float("-inf")), (1e308, 1e308)])
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_a_sum_that_is_no_number_is_null_and_stops_no_filter(name, flux):
+    packet = PACKET | {"prvDiaSources": [{"psfFlux": one} for one in flux]}
+    assert gives(f"{name}(prvDiaSources.psfFlux) is null", packet) is True

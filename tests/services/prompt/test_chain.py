@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from backbone.messages.opened import MessageSettings
 from backbone.messages.prompt import Mode, Store, WorkerOrder
+from payloads.camera import CameraError
 from payloads.headers import HeaderError
 from payloads.orbit_catalogue import ingest_orbits
 from payloads.prompt.preloaded import Bodies
@@ -23,6 +24,7 @@ from payloads.simulator.truth import write_table
 from payloads.simulator.world import make_world
 from services.prompt.bodies import almanac_of
 from services.prompt.chain import PromptChain, read_frame
+from services.prompt.library import Pointing
 from services.prompt.science import Plan
 
 
@@ -191,3 +193,11 @@ def test_a_frame_that_is_not_of_the_night_has_no_bodies_and_says_so(night_visit,
     assert found[0] >= 4
     assert found[1] == 0
     assert caplog.text.count("no body is predicted") == 1
+
+
+def test_a_filter_that_was_announced_and_does_not_exist_is_said_and_the_frames_decide(chain, caplog):
+    plan = Plan(visit=1, exposures=(1,), ra_deg=13.0, dec_deg=3.0, physical_filter="R-Cousins")
+    assert chain.preload(plan) is None
+    assert "'R-Cousins' was announced" in caplog.text
+    with pytest.raises(CameraError, match="no filter 'R-Cousins'; it has"):
+        chain._library.keep(Pointing(13.0, 3.0, 0.0, "R-Cousins"))

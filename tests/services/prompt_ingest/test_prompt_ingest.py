@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import httpx
 import numpy as np
@@ -159,6 +161,7 @@ def announced(**other):
         (announced(), b"garbage", "not 0000"),
         (announced(sha256=hashlib.sha256(b"garbage").hexdigest()), b"garbage", "no whole FITS file"),
         (announced(readout_end=1e300), b"", "no time"),
+        ("[" * 20_000, b"", "no JSON"),
     ],
 )
 def test_what_is_no_frame_is_refused_with_the_reason(instances, said, body, words):
@@ -191,3 +194,32 @@ def test_a_frame_of_which_a_death_left_half_is_no_frame(tmp_path):
     assert [one.announced.name for one in spool.entries()] == [said.name]
     spool.done(entry)
     assert list(spool.entries()) == []
+
+
+def test_a_frame_that_a_camera_sends_twice_at_once_is_kept_whole(tmp_path, monkeypatch):
+    spool, content = Spool(tmp_path / "spool"), fits_bytes()
+    said = Announced(**announced(sha256=hashlib.sha256(content).hexdigest()))
+    both, real = threading.Barrier(2, timeout=10), os.fsync
+
+    def fsync(descriptor):
+        with suppress(threading.BrokenBarrierError):
+            both.wait()  # each has its file open, and has written
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(spool.put, said, content, 2.0) for _ in range(2))
+        assert first.result() == second.result()
+    assert spool.path(first.result()).read_bytes() == content
+    assert sorted(path.name for path in spool.folder.iterdir()) == [f"{said.name}.fits", f"{said.name}.json"]
+
+
+def test_other_bytes_under_the_name_of_a_frame_that_waits_are_refused_and_the_first_stays(tmp_path):
+    spool = Spool(tmp_path / "spool")
+    first, other = (Announced(**announced(sha256=hashlib.sha256(content).hexdigest())) for content in (b"one", b"two"))
+    entry = spool.put(first, b"one", 2.0)
+    with pytest.raises(FrameRefused, match="two frames must not have one number"):
+        spool.put(other, b"two", 3.0)
+    assert (list(spool.entries()), spool.path(entry).read_bytes()) == ([entry], b"one")
+    spool.done(entry)
+    spool.put(other, b"two", 3.0)

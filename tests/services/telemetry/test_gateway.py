@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,26 @@ def test_reports_wait_while_the_ocs_is_away(installation):
     back.close()
     receives(broker, ocs, 3)
     assert ocs.got == [1, 2, 3]
+
+
+def ended_by(broker):
+    """The broker closes all connections of the services' user."""
+    url = f"https://{broker.settings.host}:{broker.port('admin')}/api/connections/username/{broker.settings.user}"
+    login = (broker.settings.user, broker.password())
+    httpx.delete(url, auth=login, verify=broker.tls(), trust_env=False, timeout=60).raise_for_status()
+
+
+def test_a_connection_that_the_ocs_ended_while_there_was_nothing_to_say_is_made_anew_without_a_fuss(installation):
+    _, telemetry, broker = installation
+    gateway, ocs = Gateway(telemetry, broker, QUEUE), Ocs()
+    tell(telemetry, 1, 1)
+    assert gateway.round() == 1
+    ended_by(broker)
+    tell(telemetry, 2, 3)
+    assert gateway.round() == 2
+    receives(broker, ocs, 3)
+    assert ocs.got == [1, 2, 3]
+    gateway.close()
 
 
 def test_report_that_comes_too_early_stays_in_the_queue_and_is_said(installation):
