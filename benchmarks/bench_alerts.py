@@ -179,8 +179,8 @@ def measure(home: Path, count: int) -> dict[str, Any]:
         calls = [made[n : n + DETECTOR_ALERTS] for n in range(0, count, DETECTOR_ALERTS)]
 
         def add() -> None:
-            for detector, call in enumerate(calls):
-                service.outbox.add(1, detector % 189, call)
+            for frame, call in enumerate(calls):
+                service.outbox.add(*divmod(frame, 189), call)
 
         figures["encoded_and_archived_per_s"] = round(count / timed(add))
         places = service.outbox.archive.find(range(1, count + 1))

@@ -51,6 +51,11 @@ def exposure_id(day_obs: int, seq_num: int) -> int:
     return day_obs * 100_000 + seq_num
 
 
+def exposures_of(day_obs: int) -> tuple[int, int]:
+    """The lowest and the highest id that an exposure (or visit) of an observing day can have."""
+    return exposure_id(day_obs, 1), exposure_id(day_obs, (1 << _BITS["seq_num"]) - 1)
+
+
 def source_id(release: int, exposure: int, detector: int, counter: int) -> int:
     """Id of the `counter`-th source found on one detector of one exposure."""
     day_obs, seq_num = divmod(exposure, 100_000)

@@ -92,14 +92,22 @@ class AlertArchive:
         rows = self._book.all(query.where(self._book.among(t.alert.c.id, alerts)))
         return {row.id: Place(row.id, row.key, row.start, row.size) for row in rows}
 
-    def get(self, alert: int) -> dict[str, Any]:
-        """The packet of an alert; AlertUnknown if there is none."""
-        found = self.find([alert])
-        if alert not in found:
-            raise AlertUnknown(
-                f"alert {alert}: the archive has none of this id; `pachon alerts visit VISIT` lists those of a visit"
-            )
-        return decode(self.avro(found[alert]))
+    def get(self, alert: int, *, withheld_from: str | None = None) -> dict[str, Any]:
+        """The packet of an alert that was told, or was withheld from an origin; AlertUnknown if there is none."""
+        if withheld_from is None:
+            found, lists = self.find([alert]).get(alert), "`pachon alerts visit VISIT` lists those of a visit"
+        else:
+            found, lists = self._find_withheld(alert, withheld_from), "`pachon alerts withheld DAY` lists those of a day"
+        if found is None:
+            raise AlertUnknown(f"alert {alert}: the archive has none of this id; {lists}")
+        return decode(self.avro(found))
+
+    def _find_withheld(self, alert: int, origin: str) -> Place | None:
+        """The newest, should the origin have brought it twice."""
+        query = sa.select(t.withheld, t.batch.c.key).join(t.batch, t.batch.c.id == t.withheld.c.batch)
+        query = query.where(t.withheld.c.id == alert, t.batch.c.origin == origin).order_by(t.batch.c.id.desc()).limit(1)
+        rows = self._book.all(query)
+        return Place(rows[0].id, rows[0].key, rows[0].start, rows[0].size) if rows else None
 
     def of_object(self, number: int) -> list[int]:
         """Ids of the alerts about a DIAObject, in order."""

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 import click
 
+from payloads.ids import exposures_of
 from services.alerts.book import FULL
 from services.alerts.collected import collect
 from services.alerts.database_transport import position_at
 from services.alerts.follow import Collection, follow
+from services.alerts.frames import alerts_of, withheld
 from services.alerts.packets import container, encode
 from services.alerts.service import AlertService
 from services.broker import keep_secret, secret_in
@@ -58,11 +60,12 @@ def alerts() -> None:
 @click.argument("alert", type=int)
 @click.option("--avro", "path", type=click.Path(path_type=Path, dir_okay=False), help="Write the packet to an Avro file instead.")
 @click.option("--cutouts", is_flag=True, help="Print the cut-outs too, in base64.")
+@click.option("--of", "origin", help="The one that was withheld from this night or RUN (`pachon alerts withheld`).")
 @with_home
-def get(alert: int, path: Path | None, cutouts: bool, home: Path) -> None:
+def get(alert: int, path: Path | None, cutouts: bool, origin: str | None, home: Path) -> None:
     """Print the packet of an alert, found by its id."""
     with AlertService(home) as service:
-        packet = service.outbox.archive.get(alert)
+        packet = service.outbox.archive.get(alert, withheld_from=origin)
         if path is not None:
             path.write_bytes(container([encode(packet)])[0])
             click.echo(f"alert {alert}: written to {path}")
@@ -103,8 +106,27 @@ def of_object(number: int, home: Path) -> None:
 def collect_(instrument: str, day_obs: int, as_json: bool, home: Path) -> None:
     """Bring the alerts that batch productions made of a night to the subscribers. Twice is the same as once."""
     found = collect(home, instrument, day_obs)
-    words = f"{found.new} alerts of {found.frames} frames are on their way, {found.known} were already"
-    click.echo(json.dumps(found.as_json()) if as_json else words)
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    click.echo(f"{found.new} alerts of {found.read} frames are on their way; {found.known} of {found.frames} frames were already")
+    for words in found.withheld:
+        click.echo(f"{words}; `pachon alerts withheld {day_obs}` lists them")
+
+
+@alerts.command("withheld")
+@click.argument("day", type=click.DateTime(["%Y%m%d"]))
+@with_home
+def withheld_(day: datetime, home: Path) -> None:
+    """List the alerts of an observing day that nobody gets, since others had told their frames: visit, detector, id, whose it
+    is, who told and when. `pachon alerts get ID --of WHOSE` prints one."""
+    with AlertService(home) as service:
+        book = service.outbox.book
+        for call in withheld(book, *exposures_of(int(f"{day:%Y%m%d}"))):
+            at = datetime.fromtimestamp(call.told_at, UTC).isoformat(timespec="seconds")
+            for alert in alerts_of(book, call):
+                told = f"told by {call.told_by or 'another'} at {at}"
+                click.echo(f"{call.visit}\t{call.detector}\t{alert}\t{call.origin}\t{told}")
 
 
 @alerts.command()

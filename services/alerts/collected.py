@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from payloads.alerts import read_alerts
+from payloads.ids import exposures_of
 from payloads.repository import open_repository
+from services.alerts.frames import Withheld, withheld
 from services.alerts.outbox import AlertOutbox
 
 _TYPE = "alerts"
 
 
 @dataclass(frozen=True, kw_only=True)
+class WithheldOf:
+    """Alerts that `origin` brought of frames that `told_by` had told."""
+
+    origin: str
+    told_by: str
+    frames: int
+    alerts: int
+
+    def __str__(self) -> str:
+        teller = self.told_by or "another"
+        return (
+            f"{self.alerts} alerts of {self.frames} frames of {self.origin or 'no name'} are withheld: {teller} told these frames"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Collected:
-    """Frames whose packets were read, alerts that are new to the outbox, alerts that it had."""
+    """Frames that the day has alerts of, of which `read` were read now; alerts that are new to the outbox, alerts that
+    subscribers had; those of the day that they do not get, whoever brought them, and why."""
 
     frames: int
+    read: int
     new: int
     known: int
+    withheld: tuple[WithheldOf, ...]
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -27,17 +50,36 @@ class Collected:
 
 
 def collect(home: Path, instrument: str, day_obs: int) -> Collected:
-    """Promise every alert of a night's frames to the subscribers, the newest packet of each frame. Twice is the same as once."""
+    """Promise the alerts of a night's frames to the subscribers, those of the newest dataset of each frame. Twice is as once.
+
+    A dataset is read once: the outbox remembers it in the transaction that makes its alerts known. Of a frame whose alerts were
+    told, by prompt workers or from an earlier dataset, none is told again (services/alerts/frames.py).
+    """
     butler = open_repository(home / "repo")
     chain = f"{instrument}/prompt"
-    if chain not in butler.collections.query(f"{instrument}/*") or not butler.registry.queryDatasetTypes(_TYPE):
-        return Collected(frames=0, new=0, known=0)
-    refs = butler.query_datasets(
-        _TYPE, collections=chain, instrument=instrument, where=f"visit.day_obs = {day_obs:d}", limit=None, explain=False
-    )
-    new = known = 0
+    refs = []
+    if chain in butler.collections.query(f"{instrument}/*") and butler.registry.queryDatasetTypes(_TYPE):
+        where = f"visit.day_obs = {day_obs:d}"
+        refs = butler.query_datasets(_TYPE, collections=chain, instrument=instrument, where=where, limit=None, explain=False)
     with AlertOutbox.open(home) as outbox:
-        for ref in sorted(refs, key=lambda r: (r.dataId["visit"], r.dataId["detector"])):
-            added = outbox.add(int(ref.dataId["visit"]), int(ref.dataId["detector"]), read_alerts(butler.get(ref)))
+        there = outbox.collected(str(ref.id) for ref in refs)
+        new, known = 0, sum(there.values())
+        unread = [ref for ref in refs if str(ref.id) not in there]
+        for ref in sorted(unread, key=lambda r: (r.dataId["visit"], r.dataId["detector"])):
+            frame = int(ref.dataId["visit"]), int(ref.dataId["detector"])
+            added = outbox.add(*frame, read_alerts(butler.get(ref)), origin=ref.run, dataset=str(ref.id))
             new, known = new + added.new, known + added.known
-    return Collected(frames=len(refs), new=new, known=known)
+        held = summed(withheld(outbox.book, *exposures_of(day_obs)))
+    return Collected(frames=len(refs), read=len(unread), new=new, known=known, withheld=held)
+
+
+def summed(calls: Iterable[Withheld]) -> tuple[WithheldOf, ...]:
+    """By who brought them and who had told."""
+    frames, alerts = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for call in calls:
+        frames[call.origin, call.told_by] += 1
+        alerts[call.origin, call.told_by] += call.alerts
+    return tuple(
+        WithheldOf(origin=origin, told_by=teller, frames=count, alerts=alerts[origin, teller])
+        for (origin, teller), count in sorted(frames.items())
+    )

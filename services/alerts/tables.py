@@ -3,6 +3,8 @@
 A stream is a log of alerts in one order; a subscriber reads one stream. All subscribers of everything read the stream `alerts`,
 each user of filters has one of its own. A row of `al_outbox` promises an alert to the subscribers of a stream; its position is
 the number that the broker knows the message by, without a gap, so that publishing it twice is the same as once.
+
+A frame (a visit on a detector) is told by one batch; alerts that are brought of it afterwards are kept, and withheld.
 """
 
 from __future__ import annotations
@@ -27,6 +29,18 @@ batch = sa.Table(
     sa.Column("visit", Big, nullable=False, index=True),
     sa.Column("detector", sa.Integer, nullable=False),
     sa.Column("at", Time, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False, server_default=""),  # who brought it; empty: nobody said
+    sa.Column("withheld", sa.Integer, nullable=False, server_default="0"),  # its rows of al_withheld; such a batch tells nothing
+)
+
+# Frames of which alerts were told, and by which batch.
+frame = sa.Table(
+    "al_frame",
+    metadata,
+    sa.Column("visit", Big, nullable=False),
+    sa.Column("detector", sa.Integer, nullable=False),
+    sa.Column("batch", Big, nullable=False),
+    sa.PrimaryKeyConstraint("visit", "detector"),
 )
 
 # Alerts of the archive: what makes an alert come once is that its id is here once.
@@ -39,6 +53,28 @@ alert = sa.Table(
     sa.Column("size", Big, nullable=False),
     sa.Column("object", Big),  # diaObjectId
     sa.Index("ix_al_alert_object", "object"),
+)
+
+# Alerts that were brought of a frame that another batch had told: no stream has them. Columns as in al_alert.
+withheld = sa.Table(
+    "al_withheld",
+    metadata,
+    sa.Column("batch", Big, nullable=False),
+    sa.Column("id", Big, nullable=False),
+    sa.Column("start", Big, nullable=False),
+    sa.Column("size", Big, nullable=False),
+    sa.Column("object", Big),
+    sa.PrimaryKeyConstraint("batch", "id"),
+    sa.Index("ix_al_withheld_id", "id"),
+)
+
+# Datasets of the repository that need not be read again, and how many of their alerts subscribers have.
+collected = sa.Table(
+    "al_collected",
+    metadata,
+    sa.Column("dataset", sa.Text, primary_key=True),  # its UUID
+    sa.Column("told", sa.Integer, nullable=False),
+    sa.Column("at", Time, nullable=False),
 )
 
 stream = sa.Table(

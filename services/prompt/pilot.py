@@ -25,7 +25,7 @@ from backbone.endpoint import Endpoint
 from backbone.endpoints import open_endpoint
 from backbone.errors import ChecksumMismatch, PachonError, TransientError
 from backbone.messages.prompt import FrameArrived, WorkerOrder
-from services.alerts.outbox import AlertOutbox
+from services.alerts.outbox import Added, AlertOutbox
 from services.prompt.science import Plan, Product, Science
 from services.prompt.words import Done, Stage
 from services.telemetry.reports import DetectorQuality
@@ -107,8 +107,9 @@ def _flown(
     content = [_patiently(lambda f=frames[e]: _whole(store, f), recovered) for e in plan.exposures]  # type: ignore[misc]
     product = science.process(content, loaded, plan, stages)
     stages("publish")
-    out["alerts"], out["alerts_out"] = _patiently(lambda: _publish(order, plan, product), recovered)
-    out |= {"sources": product.sources, "quality": dict(product.quality)}
+    added = _patiently(lambda: _publish(order, plan, product), recovered)
+    out |= {"alerts": added.new + added.known, "alerts_out": time.time(), "sources": product.sources}
+    out["quality"] = {**product.quality, **_withheld(added)}
     stages("keep")
     stamps = _patiently(lambda: _keep(order, plan, product, store), recovered)
     stages.close()
@@ -128,12 +129,17 @@ def _whole(store: Endpoint, frame: FrameArrived) -> bytes:
     return content
 
 
-def _publish(order: WorkerOrder, plan: Plan, product: Product) -> tuple[int, float]:
-    """Alerts are archived and promised to every subscriber, or none of them is; returns how many, and when."""
-    if product.packets:
-        with AlertOutbox.open(Path(order.home)) as outbox:
-            outbox.add(plan.visit, order.detector, product.packets)
-    return len(product.packets), time.time()
+def _publish(order: WorkerOrder, plan: Plan, product: Product) -> Added:
+    """Alerts are archived and promised to every subscriber, or none of them is."""
+    if not product.packets:
+        return Added(0, 0)
+    with AlertOutbox.open(Path(order.home)) as outbox:
+        return outbox.add(plan.visit, order.detector, product.packets, origin=f"prompt/{order.night}")
+
+
+def _withheld(added: Added) -> dict[str, int | str]:
+    """For the night's books: a frame that others had told."""
+    return {"alerts_withheld": added.withheld, "told_by": added.told_by or "another"} if added.withheld else {}
 
 
 def _keep(order: WorkerOrder, plan: Plan, product: Product, store: Endpoint) -> str:

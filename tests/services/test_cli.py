@@ -46,7 +46,7 @@ def test_subscriber_is_made_replays_and_goes_on_where_it_was(run, packet, tmp_pa
     replay = ("alerts", "replay", "--as", "one", "--secret", secret, "--into", str(tmp_path / "inbox"))
     for last in (3, 5):
         with AlertOutbox.open(run.home) as outbox:
-            outbox.add(7, 3, [packet(n) for n in range(1, last + 1)])
+            outbox.add(7, last, [packet(n) for n in range(1, last + 1)])
         assert f"{last} alerts" in run(*replay, "--until", str(last))
     with closing(sqlite3.connect(tmp_path / "inbox")) as inbox:
         assert inbox.execute("SELECT position, alert FROM received").fetchall() == [(n, n) for n in range(1, 6)]

@@ -86,6 +86,16 @@ def performance_report(nights: Nights, name: str) -> dict[str, Any]:
         "visits_by_mode": dict(Counter(mode for _, mode in {(row.visit, row.mode) for row in parts})),
         "parts": {state.value: states.get(state.value, 0) for state in PartState},
         "timeliness": on_time(parts),
+        "alerts_withheld": [
+            {
+                "visit": row.visit,
+                "detector": row.detector,
+                "alerts": row.quality["alerts_withheld"],
+                "told_by": row.quality.get("told_by"),
+            }
+            for row in parts
+            if row.quality.get("alerts_withheld")
+        ],
         "stages": stages(parts),
         "recoverable": dict(recovered),
         "recovered_parts": [{"visit": r.visit, "detector": r.detector, "tries": r.tries} for r in again],

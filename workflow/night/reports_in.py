@@ -91,6 +91,9 @@ class Intake:
         where = f"visit {said.visit} on detector {said.detector}"
         for mechanism, count in said.recovered.items():
             self._tell("recovered", f"{where}: {count} times {mechanism}", said, said.visit)
+        if held_back := said.quality.get("alerts_withheld"):
+            words = f"{held_back} alerts withheld: {said.quality.get('told_by')} had told this frame"
+            self._tell("withheld", f"{where}: {words}", said, said.visit)
         if moved is not PartState.SUCCEEDED:
             self._tell(said.state, f"{where} {said.state} in {said.stage}: {said.reason}", said, said.visit)
 

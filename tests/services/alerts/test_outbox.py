@@ -56,7 +56,7 @@ def test_many_workers_at_once_leave_no_gap_and_no_double(outbox, packet):
 
     def work(worker):
         for call in range(5):
-            outbox.add(7, worker, [packet(1000 * worker + call), packet(90_000 + call)])
+            outbox.add(call, worker, [packet(1000 * worker + call), packet(90_000 + call)])
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 9)]
     for thread in threads:
@@ -136,7 +136,7 @@ def packet(n):
 
 with AlertOutbox.open(home) as outbox:
     for call in range(10_000):
-        outbox.add(7, 1, [packet(base + 3 * call + k) for k in range(3)])
+        outbox.add(base + call, 1, [packet(base + 3 * call + k) for k in range(3)])
         print(call, flush=True)
 """
 

@@ -9,7 +9,7 @@ from services.alerts.follow import Collection, follow
 
 
 def fill(service, packet, count, start=1):
-    service.outbox.add(7, 1, [packet(n) for n in range(start, start + count)])
+    service.outbox.add(7, start, [packet(n) for n in range(start, start + count)])
     service.distribute()
 
 

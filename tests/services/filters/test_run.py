@@ -30,7 +30,7 @@ class Night:
 
     def batch(self, first, count, **more):
         packets = [self.packet(n, snr=float(n), **more) for n in range(first, first + count)]
-        self.outbox.add(more.get("visit", 7), 1, packets)
+        self.outbox.add(more.get("visit", 7), first, packets)
         return [Delivered(n, to_wire(encode(p).avro)) for n, p in zip(range(first, first + count), packets, strict=True)]
 
     def sent(self, user):

@@ -9,6 +9,8 @@ from workflow.loop import Stop
 from workflow.night.lock import take
 from workflow.night.loop import Watch, run_nights
 from workflow.night.nights import NightNotOpen, Nights
+from workflow.night.page import performance_page
+from workflow.night.reports import performance_report
 from workflow.night.states import NightState, WorkerState
 
 CAMERA = "SimCam"
@@ -152,6 +154,20 @@ def test_reports_that_come_twice_change_nothing(stage):
     assert [stage.part(7, d).state for d in (0, 1)] == ["SUCCEEDED", "FAILED"]
     assert len(stage.events("failed")) == 1
     assert len(stage.events("unannounced")) == 1
+
+
+def test_alerts_that_were_withheld_from_a_part_are_in_what_happened_and_in_the_report(stage):
+    stage.begin()
+    stage.arm()
+    stage.announce(7)
+    stage.ended(7, 1, alerts=0, quality={"alerts_withheld": 12, "told_by": "nightly_1/package/0"})
+    stage.ended(7, 0, alerts=3)
+    stage.rounds()
+    said = "visit 7 on detector 1: 12 alerts withheld: nightly_1/package/0 had told this frame"
+    assert stage.events("withheld") == [said]
+    report = performance_report(stage.nights, "n1")
+    assert report["alerts_withheld"] == [{"visit": 7, "detector": 1, "alerts": 12, "told_by": "nightly_1/package/0"}]
+    assert "Alerts withheld" in performance_page(report)
 
 
 def test_an_announcement_after_its_frames_is_taken_and_told_to_nobody_twice(stage):
