@@ -13,7 +13,7 @@ from lsst.pipe.base import Instrument
 from backbone.errors import PermanentError
 from payloads.camera import NO_FILTER, Camera
 from payloads.formatters import RawFormatter
-from payloads.repository import REFCATS_RUN
+from payloads.repository import ORBITS_CHAIN, REFCATS_RUN
 
 _PREFIX = "Instrument_"
 VISIT_SYSTEM = 0  # one-to-one: every on-sky exposure is a visit of the same id
@@ -79,11 +79,12 @@ def register_camera(butler: Butler, camera: Camera) -> None:
         _sync(butler.registry, camera, update=False)
     butler.collections.register(raw_run(camera.name), CollectionType.RUN)
     butler.collections.register(REFCATS_RUN, CollectionType.RUN)
-    butler.collections.register(f"{camera.name}/calib", CollectionType.CHAINED)
+    for name in (f"{camera.name}/calib", ORBITS_CHAIN):
+        butler.collections.register(name, CollectionType.CHAINED)
     chain = defaults(camera.name)
     butler.collections.register(chain, CollectionType.CHAINED)
     present = list(butler.collections.get_info(chain).children)
-    needed = [raw_run(camera.name), f"{camera.name}/calib", REFCATS_RUN]
+    needed = [raw_run(camera.name), f"{camera.name}/calib", REFCATS_RUN, ORBITS_CHAIN]
     wanted = present + [name for name in needed if name not in present]
     run = _put_camera(butler, camera)
     wanted = [run, *(name for name in wanted if name != run)]

@@ -16,6 +16,7 @@ from lsst.pipe.base import connectionTypes as cT
 from payloads.alerts import packets, write_alerts
 from payloads.association import AssociationConfig, associate, summarise
 from payloads.cutouts import CutoutMaker
+from payloads.prompt.known import OF_BODIES, with_bodies
 from payloads.psf import PsfModel
 from payloads.skymap import SkyMap
 from payloads.tasks.planes import plane_of
@@ -25,8 +26,11 @@ _TRACT = ("instrument", "skymap", "tract")
 
 
 def stacked(tables: Sequence[Table]) -> Table:
-    """Rows of many tables; a single source of truth for their columns is the first table that has any."""
+    """Rows of many tables; a single source of truth for their columns is the first table that has any. Where bodies of the Solar
+    System were looked for in some, the others have none."""
     filled = [table for table in tables if len(table)] or list(tables[:1])
+    if any(OF_BODIES[0] in table.colnames for table in filled):
+        filled = [with_bodies(table) for table in filled]
     return vstack(filled, metadata_conflicts="silent") if filled else Table()
 
 
@@ -57,7 +61,8 @@ class AssociateConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Associat
 
 
 class AssociateTask(pipe_base.PipelineTask):
-    """Objects of a tract from the sources of all its visits. Sources that another tract owns are left to it."""
+    """Objects of a tract from the sources of all its visits. Sources that another tract owns are left to it; bodies of the Solar
+    System, which were named when they were found, are of no object."""
 
     ConfigClass = AssociateConfig
     _DefaultName = "associate"
@@ -83,13 +88,16 @@ class AssociateTask(pipe_base.PipelineTask):
         if not len(sources):
             raise pipe_base.NoWorkFound(f"no source of {len(ordered)} frames lies in tract {tract}")
         config = AssociationConfig(radius_arcsec=self.config.radius_arcsec, min_reliability=self.config.min_reliability)
-        object_ids = associate(sources, config)
+        still = np.asarray(sources["ssObjectId"]) == 0 if "ssObjectId" in sources.colnames else np.ones(len(sources), bool)
+        object_ids = np.zeros(len(sources), np.int64)
+        object_ids[still] = associate(sources[still], config)
         objects = summarise(sources, object_ids)
         known = object_ids != 0
         association = Table({"diaSourceId": sources["diaSourceId"][known], "diaObjectId": object_ids[known]})
         sources["diaObjectId"] = object_ids
         self.metadata["n_frames"] = len(ordered)
         self.metadata["n_sources"] = len(sources)
+        self.metadata["n_bodies"] = int((~still).sum())
         self.metadata["n_associated"] = int(known.sum())
         self.metadata["n_objects"] = len(objects)
         self.metadata["n_objects_repeated"] = int((np.asarray(objects["nDiaSources"]) > 1).sum())

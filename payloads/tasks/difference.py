@@ -12,9 +12,10 @@ from astropy.nddata import CCDData
 from astropy.table import Table
 from astropy.time import Time
 from astropy.wcs import WCS
-from lsst.pex.config import Field
+from lsst.pex.config import ConfigField, Field
 from lsst.pipe.base import connectionTypes as cT
 
+from payloads.camera import Camera
 from payloads.dia_catalog import dia_source_table
 from payloads.dia_sources import DiaSourceConfig, Score, detect, psf_field
 from payloads.difference import Difference, DifferenceConfig, Image, spread_mask, subtract
@@ -22,6 +23,7 @@ from payloads.formatters import wcs_of
 from payloads.isr import Plane
 from payloads.kernel import KernelConfig
 from payloads.psf import PsfModel
+from payloads.tasks.bodies import ORBITS_INPUT, BodiesConfig, name_known
 from payloads.tasks.planes import image_of, plane_of
 from payloads.template import NoTemplate, TemplatePatch, warp_template
 
@@ -48,6 +50,14 @@ class DifferenceConnections(pipe_base.PipelineTaskConnections, dimensions=_FRAME
     template_psfs = cT.Input(
         doc="its PSF", name="template_psf", storageClass="CCDData", dimensions=_PATCH_BAND, multiple=True, deferLoad=True
     )
+    camera = cT.PrerequisiteInput(
+        doc="where its telescope stands",
+        name="camera",
+        storageClass="StructuredDataDict",
+        dimensions=("instrument",),
+        minimum=0,
+    )
+    orbits = ORBITS_INPUT
     difference = cT.Output(doc="science minus matched template", name="difference", storageClass="CCDData", dimensions=_FRAME)
     warped_template = cT.Output(doc="what was subtracted", name="warped_template", storageClass="CCDData", dimensions=_FRAME)
     dia_source = cT.Output(doc="what has changed", name="dia_source", storageClass="ArrowAstropy", dimensions=_FRAME)
@@ -62,6 +72,7 @@ class DifferenceTaskConfig(pipe_base.PipelineTaskConfig, pipelineConnections=Dif
     threshold_snr = Field[float](doc="least signal-to-noise of a source", default=5.0)
     min_coverage = Field[float](doc="share of the frame that the template must cover for a difference to be made", default=0.05)
     warp_kernel = Field[str](doc="interpolation of the template onto the frame's grid", default="lanczos4")
+    bodies = ConfigField(doc="of the Solar System, where there are orbits", dtype=BodiesConfig)
     release = Field[int](doc="release that the sources' ids carry; 0: prompt processing", default=0)
 
     def validate(self) -> None:
@@ -83,14 +94,21 @@ class DifferenceTask(pipe_base.PipelineTask):
         inputRefs: pipe_base.InputQuantizedConnection,
         outputRefs: pipe_base.OutputQuantizedConnection,
     ) -> None:
-        """The data ID goes into the sources' ids; the clock is read here and nowhere deeper."""
-        data_id = butlerQC.quantum.dataId
+        """The data ID goes into the sources' ids; the clock is read here and nowhere deeper. Where there are orbits, sources that
+        are bodies of the Solar System are named as at night."""
+        data_id, inputs = butlerQC.quantum.dataId, butlerQC.get(inputRefs)
+        camera, orbits = (inputs.pop(name, None) for name in ("camera", "orbits"))
         result = self.run(
             visit=data_id["visit"],
             detector=data_id["detector"],
             processed_mjd_tai=float(Time.now().tai.mjd),
-            **butlerQC.get(inputRefs),
+            **inputs,
         )
+        if camera is not None and orbits is not None:
+            known, day_obs = Camera.from_dict(camera), int(data_id.records["visit"].day_obs)
+            found = name_known(result.dia_source, orbits, known, day_obs, self.config.bodies.settings())
+            if found is not None:
+                self.metadata["n_bodies"] = found
         butlerQC.put(result, outputRefs)
 
     def run(

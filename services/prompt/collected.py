@@ -17,13 +17,12 @@ from lsst.daf.butler import Butler, CollectionType, DatasetRef, DatasetType
 from payloads.instrument import read_camera
 from payloads.landing import Landing
 from payloads.observations import day_row
-from payloads.prompt.known import OF_BODIES
 from payloads.repository import open_repository
 from services.prompt.sky import Sky
 
 _TYPE, _DIMENSIONS, _STORAGE = "dia_source", ("instrument", "visit", "detector"), "ArrowAstropy"
-_NOT_OF_BATCH = ("diaObjectId", *OF_BODIES)
-"""Columns that sources have of the night alone: objects are the business of `associate`, bodies that of orbits."""
+_NOT_OF_BATCH = "diaObjectId"
+"""A column that sources have of the night alone: objects are the business of `associate`. Bodies stay as they were told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,5 +88,5 @@ def _visits(butler: Butler, instrument: str, day_obs: int) -> set[int]:
 
 def _frames(sources: Table) -> Iterable[Table]:
     """The sources of each visit and detector."""
-    sources.remove_columns([name for name in _NOT_OF_BATCH if name in sources.colnames])
+    sources.remove_column(_NOT_OF_BATCH)
     return sources.group_by(["visit", "detector"]).groups

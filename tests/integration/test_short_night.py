@@ -262,3 +262,13 @@ def test_tracklets_are_sought_in_all_frames_of_the_night(stand, day_after):
         assert butler.get(ref)["findTracklets"]["n_frames"] == VISITS + 1
         (objects,) = butler.query_datasets("dia_source_history", collections=f"{CAMERA}/prompt")
         assert len(set(butler.get(objects)["visit"])) == VISITS + 1
+
+
+def test_bodies_are_no_objects_the_day_after_whether_workers_or_batch_named_them(stand, night, day_after):
+    with open_repository(stand.home / "repo") as butler:
+        (ref,) = butler.query_datasets("dia_source_history", collections=f"{CAMERA}/prompt")
+        sources = butler.get(ref)
+    named = sources["ssObjectId"] != 0
+    assert set(sources["ssObjectId"][named]) <= set(stand.world.asteroids.id.tolist())
+    assert {night.rows("n1")[1][0].visit, night.rows("n1")[1][-1].visit} <= set(sources["visit"][named])
+    assert not sources["diaObjectId"][named].any()

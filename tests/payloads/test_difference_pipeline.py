@@ -22,6 +22,7 @@ from payloads.camera import Camera
 from payloads.execute import certify_run, execute_pipeline
 from payloads.ingest import ingest
 from payloads.mask import UNUSABLE, any_set
+from payloads.orbit_catalogue import ingest_orbits
 from payloads.refcat import ingest_refcat
 from payloads.repository import init_repository, open_repository
 from payloads.simulator.config import SurveyConfig
@@ -96,6 +97,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survey]:
     init_repository(root).close()
     ingest(home, Camera.load(sim / "camera.yaml"), [sim / "raw"])
     ingest_refcat(home, sim / "refcat.parquet")
+    ingest_orbits(home, sim / "truth" / "asteroids.parquet")
     with open_repository(root, writeable=True) as butler:
         make_from_visits(butler, "s1", INSTRUMENT, patch_px=250)
     first = min(int(path.name) for path in (sim / "raw").iterdir())
@@ -149,10 +151,29 @@ def test_each_alert_has_cutouts_and_its_object(survey: Survey) -> None:
     ref = next(iter(survey.butler.query_datasets("alerts")))
     for alert in read_alerts(survey.butler.get(ref)):
         assert all(alert[f"cutout{name}"].startswith(b"SIMPLE") for name in ("Difference", "Science", "Template"))
-        assert alert["diaObject"]["diaObjectId"] == alert["diaSource"]["diaObjectId"]
+        if alert["ssSource"] is None:
+            assert alert["diaObject"]["diaObjectId"] == alert["diaSource"]["diaObjectId"]
         for earlier in alert["prvDiaSources"] or []:
             assert earlier["diaObjectId"] == alert["diaSource"]["diaObjectId"]
             assert earlier["midpointMjdTai"] < alert["diaSource"]["midpointMjdTai"]
+
+
+def test_asteroids_whose_orbits_are_known_are_named_in_batch_and_are_no_objects(survey: Survey) -> None:
+    asteroids, sources = survey.epochs("asteroid"), survey.tables("dia_source_history")
+    bright = asteroids[(asteroids["snr"] > 10) & survey.measurable(asteroids)]
+    row = matched(bright, "exposure", sources, "visit")
+    seen, row = bright[row >= 0], row[row >= 0]
+    assert len(seen) >= 8
+    right = np.array(sources["ssObjectId"])[row] == np.array(seen["id"])
+    assert right.mean() >= 0.9
+    named = np.array(sources["ssObjectId"]) != 0
+    assert not np.array(sources["diaObjectId"])[named].any()
+    alerts = [alert for ref in survey.butler.query_datasets("alerts") for alert in read_alerts(survey.butler.get(ref))]
+    told = [alert for alert in alerts if alert["diaSource"]["diaSourceId"] in set(sources["diaSourceId"][named].tolist())]
+    assert len(told) >= 8
+    for alert in told:
+        assert alert["ssSource"]["ssObjectId"] == alert["diaSource"]["ssObjectId"]
+        assert (alert["diaObject"], alert["diaSource"]["diaObjectId"]) == (None, None)
 
 
 def test_a_transient_seen_in_every_visit_is_one_object(survey: Survey) -> None:

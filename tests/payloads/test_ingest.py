@@ -280,7 +280,7 @@ def test_changed_camera_comes_first_and_the_old_one_is_kept(home: Path, camera: 
     butler = open_repository(home / "repo")
     assert read_camera(butler, "Testcam") == changed
     assert Camera.from_dict(butler.get("camera", instrument="Testcam", collections="Testcam/camera")) == camera
-    assert len(butler.collections.get_info("Testcam/defaults").children) == 5
+    assert len(butler.collections.get_info("Testcam/defaults").children) == 6
     ingest(home, camera, [path])
     assert read_camera(open_repository(home / "repo"), "Testcam") == camera
 
