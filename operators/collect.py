@@ -37,8 +37,7 @@ class CollectOperator(BaseOperator):  # type: ignore[misc]
             _log.warning("visits without raw frames in the repository, left out: %s; `pachon ingest` them, then again", found)
         for one in found.get("withheld", ()):
             _log.warning(
-                "%d alerts of %d frames of %s are withheld: %s told these frames; `pachon alerts withheld %d` lists them",
+                "%d alerts of %d frames of %s are withheld: %s told these frames; `pachon alerts withheld` lists them",
                 *(one[name] for name in ("alerts", "frames", "origin", "told_by")),
-                day.day_obs,
             )
         return found

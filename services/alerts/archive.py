@@ -97,7 +97,7 @@ class AlertArchive:
         if withheld_from is None:
             found, lists = self.find([alert]).get(alert), "`pachon alerts visit VISIT` lists those of a visit"
         else:
-            found, lists = self._find_withheld(alert, withheld_from), "`pachon alerts withheld DAY` lists those of a day"
+            found, lists = self._find_withheld(alert, withheld_from), "`pachon alerts withheld` lists those of a day"
         if found is None:
             raise AlertUnknown(f"alert {alert}: the archive has none of this id; {lists}")
         return decode(self.avro(found))

@@ -111,18 +111,18 @@ def collect_(instrument: str, day_obs: int, as_json: bool, home: Path) -> None:
         return
     click.echo(f"{found.new} alerts of {found.read} frames are on their way; {found.known} of {found.frames} frames were already")
     for words in found.withheld:
-        click.echo(f"{words}; `pachon alerts withheld {day_obs}` lists them")
+        click.echo(f"{words}; `pachon alerts withheld` lists them")
 
 
 @alerts.command("withheld")
-@click.argument("day", type=click.DateTime(["%Y%m%d"]))
+@night_options
 @with_home
-def withheld_(day: datetime, home: Path) -> None:
+def withheld_(instrument: str, day_obs: int, home: Path) -> None:
     """List the alerts of an observing day that nobody gets, since others had told their frames: visit, detector, id, whose it
     is, who told and when. `pachon alerts get ID --of WHOSE` prints one."""
     with AlertService(home) as service:
         book = service.outbox.book
-        for call in withheld(book, *exposures_of(int(f"{day:%Y%m%d}"))):
+        for call in withheld(book, instrument, *exposures_of(day_obs)):
             at = datetime.fromtimestamp(call.told_at, UTC).isoformat(timespec="seconds")
             for alert in alerts_of(book, call):
                 told = f"told by {call.told_by or 'another'} at {at}"

@@ -67,9 +67,10 @@ def collect(home: Path, instrument: str, day_obs: int) -> Collected:
         unread = [ref for ref in refs if str(ref.id) not in there]
         for ref in sorted(unread, key=lambda r: (r.dataId["visit"], r.dataId["detector"])):
             frame = int(ref.dataId["visit"]), int(ref.dataId["detector"])
-            added = outbox.add(*frame, read_alerts(butler.get(ref)), origin=ref.run, dataset=str(ref.id))
+            whose = {"instrument": instrument, "origin": ref.run, "dataset": str(ref.id)}
+            added = outbox.add(*frame, read_alerts(butler.get(ref)), **whose)
             new, known = new + added.new, known + added.known
-        held = summed(withheld(outbox.book, *exposures_of(day_obs)))
+        held = summed(withheld(outbox.book, instrument, *exposures_of(day_obs)))
     return Collected(frames=len(refs), read=len(unread), new=new, known=known, withheld=held)
 
 

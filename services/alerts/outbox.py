@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from services.alerts import tables as t
 from services.alerts.archive import AlertArchive, Stored
 from services.alerts.book import FULL, AlertBook
-from services.alerts.frames import Seen, seen
+from services.alerts.frames import Frame, Seen, seen
 from services.alerts.packets import Packet, PacketRefused, encode
 from services.alerts.settings import AlertSettings
 from services.settings import database_url, section
@@ -75,19 +75,21 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
         detector: int,
         packets: Iterable[Mapping[str, Any]],
         *,
+        instrument: str = "",
         origin: str = "",
         dataset: str | None = None,
     ) -> Added:
         """Take the alerts of a visit and detector: archived and promised when this returns, or nothing of it happened.
 
-        The first call with alerts of a frame tells it, and `origin` is whose they are: `prompt/NIGHT`, or a RUN. Alerts that are
-        known already stay as they are; others of a frame that was told are archived and withheld. `dataset`: what they were read
-        from, noted as collected in the same transaction. PacketRefused names the first that is no packet.
+        The first call with alerts of a frame (of an `instrument`; empty: any) tells it, and `origin` is whose they are:
+        `prompt/NIGHT`, or a RUN. Alerts that are known already stay as they are; others of a frame that was told are archived and
+        withheld. `dataset`: what they were read from, noted as collected in the same transaction. PacketRefused names the first
+        that is no packet.
         """
         encoded = [encode(packet) for packet in packets]
         if len({packet.alert for packet in encoded}) < len(encoded):
             raise PacketRefused(f"visit {visit} detector {detector}: two packets of one alert in one call; give each alert once")
-        call = _Call(visit, detector, origin, dataset, encoded)
+        call = _Call(Frame(instrument, visit, detector), origin, dataset, encoded)
         with self.book.read() as connection:
             before = self._seen(connection, call)
         offered = [packet for packet in encoded if packet.alert not in before.known | before.held]
@@ -96,7 +98,7 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
         return self._written(call, offered, self.archive.put(visit, detector, offered) if offered else None)
 
     def _seen(self, connection: Connection, call: _Call) -> Seen:
-        return seen(self.book, connection, call.visit, call.detector, call.origin, [packet.alert for packet in call.packets])
+        return seen(self.book, connection, call.frame, call.origin, [packet.alert for packet in call.packets])
 
     def _written(self, call: _Call, offered: Sequence[Packet], stored: Stored | None) -> Added:
         at = self._now()
@@ -119,14 +121,14 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
         """Fresh alerts made known: told where nobody has told the frame, else withheld."""
         if connection.execute(sa.select(t.batch.c.id).where(t.batch.c.key == stored.key)).one_or_none() is not None:
             return replace(_added(now), known=len(now.known) + len(fresh))  # another brought the same packets, byte by byte
-        told = now.teller is None
-        frame = {"visit": call.visit, "detector": call.detector}
-        row = {**frame, "key": stored.key, "at": at, "origin": call.origin, "withheld": 0 if told else len(fresh)}
+        told, frame = now.teller is None, asdict(call.frame)
+        row = {**frame, "key": stored.key, "at": at, "origin": call.origin}
+        row |= {"teller": now.teller, "withheld": 0 if told else len(fresh)}
         batch = connection.execute(t.batch.insert().values(row).returning(t.batch.c.id)).scalar_one()
         rows = [_row(packet, batch, stored) for packet in fresh]
         if not told:
             self.book.insert_many(connection, t.withheld, rows)
-            return replace(_added(now), withheld=len(now.held) + len(fresh), told_by=now.teller or "")
+            return replace(_added(now), withheld=len(now.held) + len(fresh), told_by=now.told_by)
         self.book.insert_many(connection, t.alert, rows)
         connection.execute(t.frame.insert().values(**frame, batch=batch))
         first, last = self.book.promise(connection, FULL, [packet.alert for packet in fresh], at=at)
@@ -157,8 +159,7 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
 
 @dataclass(frozen=True)
 class _Call:
-    visit: int
-    detector: int
+    frame: Frame
     origin: str
     dataset: str | None
     packets: Sequence[Packet]
@@ -166,7 +167,7 @@ class _Call:
 
 def _added(now: Seen) -> Added:
     """Where nothing is new."""
-    return Added(0, len(now.known), withheld=len(now.held), told_by=(now.teller or "") if now.held else "")
+    return Added(0, len(now.known), withheld=len(now.held), told_by=now.told_by if now.held else "")
 
 
 def _row(packet: Packet, batch: int, stored: Stored) -> dict[str, Any]:

@@ -29,18 +29,21 @@ batch = sa.Table(
     sa.Column("visit", Big, nullable=False, index=True),
     sa.Column("detector", sa.Integer, nullable=False),
     sa.Column("at", Time, nullable=False),
+    sa.Column("instrument", sa.Text, nullable=False, server_default=""),  # empty: nobody said
     sa.Column("origin", sa.Text, nullable=False, server_default=""),  # who brought it; empty: nobody said
-    sa.Column("withheld", sa.Integer, nullable=False, server_default="0"),  # its rows of al_withheld; such a batch tells nothing
+    sa.Column("teller", Big),  # the batch that had told the frame: this one tells nothing
+    sa.Column("withheld", sa.Integer, nullable=False, server_default="0"),  # rows that it then has in al_withheld
 )
 
 # Frames of which alerts were told, and by which batch.
 frame = sa.Table(
     "al_frame",
     metadata,
+    sa.Column("instrument", sa.Text, nullable=False),
     sa.Column("visit", Big, nullable=False),
     sa.Column("detector", sa.Integer, nullable=False),
     sa.Column("batch", Big, nullable=False),
-    sa.PrimaryKeyConstraint("visit", "detector"),
+    sa.PrimaryKeyConstraint("visit", "detector", "instrument"),
 )
 
 # Alerts of the archive: what makes an alert come once is that its id is here once.

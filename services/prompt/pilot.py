@@ -134,7 +134,8 @@ def _publish(order: WorkerOrder, plan: Plan, product: Product) -> Added:
     if not product.packets:
         return Added(0, 0)
     with AlertOutbox.open(Path(order.home)) as outbox:
-        return outbox.add(plan.visit, order.detector, product.packets, origin=f"prompt/{order.night}")
+        whose = {"instrument": order.instrument, "origin": f"prompt/{order.night}"}
+        return outbox.add(plan.visit, order.detector, product.packets, **whose)
 
 
 def _withheld(added: Added) -> dict[str, int | str]:

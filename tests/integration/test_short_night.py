@@ -272,3 +272,19 @@ def test_bodies_are_no_objects_the_day_after_whether_workers_or_batch_named_them
     assert set(sources["ssObjectId"][named]) <= set(stand.world.asteroids.id.tolist())
     assert {night.rows("n1")[1][0].visit, night.rows("n1")[1][-1].visit} <= set(sources["visit"][named])
     assert not sources["diaObjectId"][named].any()
+
+
+def test_a_night_that_somebody_runs_through_batch_as_well_tells_nothing_twice(stand, night, in_time, day_after):
+    """All its frames have sources of other ids then; the one that batch had done already is the same frame too."""
+    with AlertOutbox.open(stand.home) as outbox:
+        before = outbox.book.streams()[FULL]
+        told = {row.visit: len(outbox.archive.of_visit(row.visit)) for row in night.rows("n1")[1]}
+    by_hand = DagRun("by hand", "nightly", {"instrument": CAMERA, "day_obs": stand.day_obs})
+    run_locally(stand.home, default_dags(), [by_hand])
+    found, again = (collect_alerts(stand.home, CAMERA, stand.day_obs) for _ in range(2))
+    assert (found.frames, found.read, found.new) == (VISITS + 1, VISITS + 1, 0)
+    assert {(one.told_by.partition("/")[0], one.frames) for one in found.withheld} == {("prompt", VISITS), ("n1_late", 1)}
+    assert (again.read, again.withheld) == (0, found.withheld)
+    with AlertOutbox.open(stand.home) as outbox:
+        assert outbox.book.streams()[FULL] == before
+        assert {visit: len(outbox.archive.of_visit(visit)) for visit in told} == told

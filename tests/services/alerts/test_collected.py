@@ -100,7 +100,7 @@ def test_each_dataset_is_read_once_and_what_it_told_is_still_counted(batch, read
 def test_what_prompt_workers_told_batch_does_not_tell_again(batch, packet):
     """Their part failed when its alerts were out: batch has done it again, with one source less in front of the others."""
     with AlertOutbox.open(batch.home) as outbox:
-        outbox.add(VISITS[0], 0, [packet(n, visit=VISITS[0]) for n in (1, 2, 3)], origin="prompt/n1")
+        outbox.add(VISITS[0], 0, [packet(n, visit=VISITS[0]) for n in (1, 2, 3)], origin="prompt/n1", instrument=CAMERA)
     batch.made("n1_late/package/0", VISITS[0], [1, 2, 4])
     batch.made("n1_late/package/0", VISITS[1], [11])
     found = [batch.collect() for _ in range(2)]
@@ -129,7 +129,7 @@ def test_a_night_done_again_before_it_was_collected_is_told_as_it_is_now(batch):
 
 def test_the_command_says_what_is_withheld_and_why(batch, packet):
     with AlertOutbox.open(batch.home) as outbox:
-        outbox.add(VISITS[0], 0, [packet(1)], origin="prompt/n1")
+        outbox.add(VISITS[0], 0, [packet(1)], origin="prompt/n1", instrument=CAMERA)
     batch.made("n1_late/package/0", VISITS[0], [2, 3])
 
     def run(*more):
@@ -137,7 +137,7 @@ def test_the_command_says_what_is_withheld_and_why(batch, packet):
         return CliRunner().invoke(cli, words).output
 
     said = (
-        "2 alerts of 1 frames of n1_late/package/0 are withheld: prompt/n1 told these frames; `pachon alerts withheld 20260101`"
+        "2 alerts of 1 frames of n1_late/package/0 are withheld: prompt/n1 told these frames; `pachon alerts withheld` lists them"
     )
     assert said in run()
     assert json.loads(run("--json"))["withheld"][0]["told_by"] == "prompt/n1"

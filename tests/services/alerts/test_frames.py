@@ -35,7 +35,7 @@ def promised(outbox):
 
 
 def held(outbox):
-    return [(one.origin, one.told_by, alerts_of(outbox.book, one)) for one in withheld(outbox.book, 0, 2**62)]
+    return [(one.origin, one.told_by, alerts_of(outbox.book, one)) for one in withheld(outbox.book, "", 0, 2**62)]
 
 
 @pytest.mark.parametrize(("first", "second"), [(NIGHT, BATCH), (BATCH, NIGHT), (BATCH, FIXED)])
@@ -49,7 +49,7 @@ def test_what_one_told_of_a_frame_nobody_tells_again_under_other_ids(outbox, pac
     assert outbox.archive.of_visit(VISIT) == [(1, 1), (1, 2), (1, 3)]
     assert outbox.archive.get(2)["diaSource"]["snr"] == 2.0
     assert outbox.archive.get(2, withheld_from=second)["diaSource"]["snr"] == 20.0
-    with pytest.raises(AlertUnknown, match="withheld DAY"):
+    with pytest.raises(AlertUnknown, match="alerts withheld"):
         outbox.archive.get(2, withheld_from=first)
     assert not list(outbox.archive.orphans([VISIT]))
 
@@ -75,6 +75,13 @@ def test_other_detectors_and_visits_are_told_by_whoever_did_them(outbox, packet)
     assert outbox.add(VISIT, 2, [packet(11)], origin=BATCH).new == 1
     assert outbox.add(VISIT + 1, 1, [packet(21)], origin=BATCH).new == 1
     assert promised(outbox) == [1, 11, 21]
+
+
+def test_another_camera_has_frames_of_its_own(outbox, packet):
+    outbox.add(VISIT, 1, [packet(1)], origin=NIGHT, instrument="one")
+    assert outbox.add(VISIT, 1, [packet(2)], origin="prompt/n2", instrument="two").new == 1
+    assert outbox.add(VISIT, 1, [packet(3)], origin=BATCH, instrument="two") == Added(0, 0, withheld=1, told_by="prompt/n2")
+    assert [len(withheld(outbox.book, name, VISIT, VISIT)) for name in ("one", "two")] == [0, 1]
 
 
 def test_a_frame_of_which_there_was_nothing_to_tell_is_open_to_the_next(outbox, packet):
@@ -139,7 +146,7 @@ def test_killed_on_both_ways_each_frame_is_told_whole_by_one_and_held_whole_from
             racer.stdout.close()
     with AlertOutbox.open(home) as outbox:
         told, of = promised(outbox), {NIGHT: 1000, BATCH: 2000}
-        calls = {one.visit: one for one in withheld(outbox.book, 0, 2**62)}
+        calls = {one.visit: one for one in withheld(outbox.book, "", 0, 2**62)}
         assert sorted(calls) == list(range(1, 26))
         for visit, call in calls.items():
             mine, others = ([of[o] + 3 * visit + k for k in range(3)] for o in (call.told_by, call.origin))
@@ -178,6 +185,9 @@ def test_withheld_alerts_are_listed_with_who_told_instead_and_printed(make_home,
     def run(*words):
         return CliRunner().invoke(cli, ["alerts", *words, "--home", str(home)]).output
 
-    assert run("withheld", "20260101").startswith(f"{VISIT}\t1\t2\t{BATCH}\ttold by {NIGHT} at 20")
-    assert run("withheld", "20260102") == ""
+    def listed(day):
+        return run("withheld", "--instrument", "SimCam", "--day-obs", day)
+
+    assert listed("20260101").startswith(f"{VISIT}\t1\t2\t{BATCH}\ttold by {NIGHT} at 20")
+    assert listed("20260102") == ""
     assert '"snr": 7.0' in run("get", "2", "--of", BATCH)

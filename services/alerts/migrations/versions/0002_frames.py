@@ -1,6 +1,6 @@
 """Frames are told once: who told each, what was withheld; datasets that were collected.
 
-Frames that were told before are theirs who told them first; who that was, nobody said.
+Frames that were told before are theirs who told them first; who that was, and with which camera, nobody said.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Apply."""
+    op.add_column("al_batch", sa.Column("instrument", sa.Text(), nullable=False, server_default=""))
     op.add_column("al_batch", sa.Column("origin", sa.Text(), nullable=False, server_default=""))
+    op.add_column("al_batch", sa.Column("teller", _BIG, nullable=True))
     op.add_column("al_batch", sa.Column("withheld", sa.Integer(), nullable=False, server_default="0"))
     op.create_table(
         "al_frame",
+        sa.Column("instrument", sa.Text(), nullable=False),
         sa.Column("visit", _BIG, nullable=False),
         sa.Column("detector", sa.Integer(), nullable=False),
         sa.Column("batch", _BIG, nullable=False),
-        sa.PrimaryKeyConstraint("visit", "detector", name=op.f("pk_al_frame")),
+        sa.PrimaryKeyConstraint("visit", "detector", "instrument", name=op.f("pk_al_frame")),
     )
-    op.execute("INSERT INTO al_frame SELECT visit, detector, min(id) FROM al_batch GROUP BY visit, detector")
+    op.execute(
+        "INSERT INTO al_frame (instrument, visit, detector, batch) "
+        "SELECT '', visit, detector, min(id) FROM al_batch GROUP BY visit, detector"
+    )
     op.create_table(
         "al_withheld",
         sa.Column("batch", _BIG, nullable=False),
@@ -52,5 +58,5 @@ def downgrade() -> None:
     op.execute("DELETE FROM al_batch WHERE withheld > 0")
     for table in ("al_collected", "al_withheld", "al_frame"):
         op.drop_table(table)
-    for column in ("withheld", "origin"):
+    for column in ("withheld", "teller", "origin", "instrument"):
         op.drop_column("al_batch", column)
