@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from backbone.errors import PermanentError
@@ -66,24 +67,15 @@ def summary(home: str, command: str) -> dict[str, Any]:
 
     LookupError where the command was never given.
     """
-    from backbone.qc import Quality
-    from backbone.qc.certifications import Certifications
-    from workflow.campaigns import Campaigns
-    from workflow.ledger.store import Ledger
-    from workflow.settings import Settings
-
-    ledger = Ledger.open(Settings.load(home).ledger_url)
-    try:
-        known = find(ledger, command)
-    finally:
-        ledger.close()
+    books = _books(home)
+    known = find(books.ledger, command)
     if known is None:
         raise LookupError(f"no command {command!r} was given")
-    status = Campaigns.open(home).status(known.campaign).as_json()
-    books = Certifications.open(home)
-    made = [one for one in books.every() if one.campaign == known.campaign]
-    products = [asdict(product) for one in made for product in books.products(one.collection)]
-    alarms = [alarm for alarm in Quality.open(home).alarms() if alarm.source == known.campaign]
+    status = books.campaigns.status(known.campaign).as_json()
+    certifications = books.campaigns.certifications
+    made = [one for one in certifications.every() if one.campaign == known.campaign]
+    products = [asdict(product) for one in made for product in certifications.products(one.collection)]
+    alarms = [alarm for alarm in books.quality.alarms() if alarm.source == known.campaign]
     return {
         **asdict(known),
         "state": status["state"],
@@ -93,3 +85,22 @@ def summary(home: str, command: str) -> dict[str, Any]:
         "products": products,
         "alarms": [{"id": a.id, "severity": a.severity, "words": a.words, "subject": dict(a.subject)} for a in alarms],
     }
+
+
+@dataclass(frozen=True)
+class _Books:
+    ledger: Any
+    campaigns: Any
+    quality: Any
+
+
+@lru_cache(maxsize=4)
+def _books(home: str) -> _Books:
+    """Opened once for a process: the web server is asked again and again while a command is under way."""
+    from backbone.qc import Quality
+    from workflow.campaigns import Campaigns
+    from workflow.ledger.store import Ledger
+    from workflow.settings import Settings
+
+    settings = Settings.load(home)
+    return _Books(Ledger.open(settings.ledger_url), Campaigns(settings), Quality.open(home))

@@ -13,7 +13,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from fastapi import APIRouter, Depends, HTTPException, Path
 from fastapi.responses import HTMLResponse, Response
 
-from backbone.errors import ConflictError, ObjectAbsent, TransientError
+from backbone.errors import ConflictError, ObjectAbsent
 from backbone.messages.prompt import NextVisit
 from operators import engine
 
@@ -49,15 +49,15 @@ def _live(name: str) -> dict[str, Any]:
 
 @commands.post("/api/next_visit", status_code=201, dependencies=[Depends(may_command)])
 def next_visit(said: NextVisit, response: Response, user: GetUserDep) -> dict[str, Any]:
-    """The observatory's announcement; the same again is 200 and changes nothing, another of its number is 409."""
+    """The observatory's announcement; the same again is 200 and changes nothing, another of its number is 409, a ledger
+    that does not answer 503 (operators/pages.py).
+    """
     from workflow.night.nights import NightNotOpen
 
     try:
         night, new = _nights().announce(said, f"api:{user.get_name()}")
     except (ConflictError, NightNotOpen) as error:
         raise HTTPException(409, str(error)) from error
-    except TransientError as error:
-        raise HTTPException(503, str(error), {"Retry-After": "2"}) from error
     response.status_code = 201 if new else 200
     return {"night": night, "visit": said.visit, "new": new}
 

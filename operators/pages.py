@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException, Path
-from fastapi.responses import HTMLResponse
+from fastapi import Depends, FastAPI, HTTPException, Path, Request
+from fastapi.responses import HTMLResponse, JSONResponse
 
+from backbone.errors import TransientError
 from operators import backbone_pages, calibration_pages, engine, night_pages
 from operators.htcondor.pages import router
-from workflow.campaigns import CampaignReport
+from workflow.campaigns import CampaignReport, Campaigns
 from workflow.errors import UnknownCampaign
 
 app = FastAPI(title="Pachón", docs_url=None, redoc_url=None, openapi_url=None)
@@ -25,9 +27,20 @@ app.include_router(night_pages.commands)  # each with what it takes to command
 _Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
+@lru_cache(maxsize=4)
+def _opened(home: str) -> Campaigns:
+    return engine.open_campaigns(home)
+
+
+@app.exception_handler(TransientError)
+def _not_now(_request: Request, error: Exception) -> JSONResponse:
+    """A database that does not answer is no error of the page: whoever asks may ask again."""
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "2"})
+
+
 def _report(name: str) -> CampaignReport:
     try:
-        return engine.campaigns().report(name)
+        return _opened(engine.home()).report(name)
     except UnknownCampaign as error:
         raise HTTPException(404, str(error)) from error
 

@@ -1,5 +1,6 @@
 import pytest
 
+from backbone.database import Database
 from backbone.qc import Metric, Quality
 from backbone.qc.certifications import Certification, Certifications, Product, ProductState
 from operators import door
@@ -51,3 +52,13 @@ def test_summary_of_a_command_is_its_campaign_step_by_step_and_what_became_of_it
     assert [a["subject"] for a in found["alarms"]] == [{"detector": "1"}]
     with pytest.raises(LookupError, match="no command 'ocs-8'"):
         door.summary(home, "ocs-8")
+
+
+def test_summaries_open_the_books_once_however_often_they_are_asked_for(home, monkeypatch):
+    door.record(home, command())
+    opened, upgrade = [], Database.upgrade
+    monkeypatch.setattr(Database, "upgrade", lambda database: opened.append(upgrade(database)))
+    for _ in range(3):
+        with pytest.raises(LookupError, match="no campaign 'n1'"):
+            door.summary(home, "ocs-7")
+    assert len(opened) == 3, "one for each of the books"

@@ -4,6 +4,8 @@ import warnings
 import httpx
 import pytest
 
+from backbone.errors import TransientError
+
 with warnings.catch_warnings():
     # The API server's service registry imports starlette's test client, which warns of its own HTTP library.
     warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient`")
@@ -49,3 +51,13 @@ def test_nobody_reads_without_logging_in(campaigns):
 def test_name_that_is_none_never_reaches_the_ledger(reader, campaigns):
     campaigns.report = None
     assert get("/campaigns/..%2Fetc").status_code in {404, 422}
+
+
+def test_a_ledger_that_does_not_answer_is_asked_again_later(reader, campaigns, monkeypatch):
+    def away(name):
+        raise TransientError("the ledger did not answer")
+
+    monkeypatch.setattr(campaigns, "report", away)
+    answer = get("/campaigns/c")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert "did not answer" in answer.json()["detail"]
