@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from workflow.errors import PoolUnavailable
 from workflow.pools import schedd
+from workflow.pools.dispatches import Dispatches
 from workflow.pools.htcondor import CondorPool
-from workflow.pools.pool import PoolState
+from workflow.pools.pool import JobRequest, PoolState, Resources
 from workflow.pools.schedd import Daemons
 from workflow.pools.settings import HTCondorPool
 
@@ -119,3 +121,37 @@ def test_what_the_log_says_after_the_schedd_was_asked_is_newer_than_its_answer_a
     assert said == [waits, waits, runs, runs, evicted, evicted, done]
     log.jobs[0] = runs  # late
     assert watched.seen(0) == done
+
+
+def test_logs_of_what_another_engine_has_forgotten_are_not_held_open(tmp_path):
+    pool = CondorPool(
+        tmp_path / "pool", HTCondorPool(kind="htcondor", slots=1), name="ncsa", collector=lambda: "127.0.0.1:1", tokens=tmp_path
+    )
+    other = Dispatches(tmp_path / "pool")  # of another engine of this home
+    message = tmp_path / "message"
+    message.write_text("{}")
+    sent = other.new([JobRequest(key="a", message=message, resources=Resources(memory_mb=1))])
+    sent.answered(1)
+    sent.log.write_text("000 (001.000.000) 2026-11-27 12:00:00 Job submitted from host: <127.0.0.1:1>\n...\n")
+    assert pool.keys() == ("a",)
+    pool.poll(["a"])
+    assert _open_logs(tmp_path)
+    other.forget("a")
+    assert pool.keys() == ()
+    assert not _open_logs(tmp_path)
+
+
+def _open_logs(folder):
+    """Files of this process below a folder, removed or not."""
+    links = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [link for link in links if link.startswith(str(folder)) and "/log" in link]
+
+
+def test_a_dispatch_whose_last_job_was_being_forgotten_is_gone(tmp_path):
+    sent, message = Dispatches(tmp_path / "pool"), tmp_path / "message"
+    message.write_text("{}")
+    made = sent.new([JobRequest(key="a", message=message, resources=Resources(memory_mb=1))])
+    (made.folder / "a.json").unlink()  # killed before it removed the folder
+    anew = Dispatches(tmp_path / "pool")
+    anew.refresh()
+    assert (anew.all(), made.folder.exists()) == ((), False)

@@ -58,12 +58,15 @@ def hand_over(nights: Nights, campaigns: Campaigns, name: str, production: Path,
     }
     campaigns.start(production, name=campaign, parameters=parameters, actor=actor, release="none")
     now = nights.clock.now()
+    new = [row for row in left if row.handed != campaign]  # what was handed may be done by now
+    if not new:
+        return campaign
     with nights.ledger.begin() as connection:
-        nights.ledger.insert_new(connection, backlog, [_entry(row, campaign, actor, now) for row in left])
-        for row in left:
+        nights.ledger.insert_new(connection, backlog, [_entry(row, campaign, actor, now) for row in new])
+        for row in new:
             where = sa.and_(part.c.night == name, part.c.visit == row.visit, part.c.detector == row.detector)
             connection.execute(part.update().where(where).values(handed=campaign))
-        books.tell(connection, name, now, "handed", f"{len(left)} parts of visits handed to offline, campaign {campaign}")
+        books.tell(connection, name, now, "handed", f"{len(new)} parts of visits handed to offline, campaign {campaign}")
     return campaign
 
 

@@ -151,6 +151,9 @@ def _read(folder: Path) -> Dispatch | None:
     content = json.loads(text)
     there = {entry.name for entry in os.scandir(folder)}
     forgotten = {key for key in content["keys"] if f"{key}.json" not in there}
+    if len(forgotten) == len(content["keys"]):  # whoever forgot the last died before the folder was removed
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
     cluster = _text(folder / "cluster")
     return Dispatch(
         folder.name, folder, tuple(content["keys"]), content["group"], int(cluster) if cluster else None, forgotten=forgotten

@@ -90,7 +90,7 @@ class CondorPool:
 
     def keys(self) -> Sequence[str]:
         """Jobs that were sent and not forgotten."""
-        self._sent.refresh()
+        self._refresh()
         return tuple(self._sent.of_key)
 
     # --- sending
@@ -166,7 +166,7 @@ class CondorPool:
         """State of every key."""
         keys = list(keys)
         if any(key not in self._sent.of_key for key in keys):
-            self._sent.refresh()
+            self._refresh()
         known = [key for key in keys if key in self._sent.of_key]
         self._read_events({id(d): d for key in known if (d := self._sent.of_key[key])}.values())
         open_keys = [key for key in known if not self._ended(key)]
@@ -203,6 +203,12 @@ class CondorPool:
             with self._daemons.client() as htcondor:
                 self._watched[dispatch.id] = _Watched(dispatch, EventReader(htcondor, dispatch.log))
         return self._watched[dispatch.id]
+
+    def _refresh(self) -> None:
+        """Take in what other engines sent and forgot; the log of what is forgotten is held open no longer."""
+        self._sent.refresh()
+        for gone in self._watched.keys() - {dispatch.id for dispatch in self._sent.all()}:
+            self._unwatch(gone)
 
     def _unwatch(self, dispatch_id: str) -> None:
         if watched := self._watched.pop(dispatch_id, None):
@@ -337,7 +343,7 @@ class CondorPool:
             self._ask(())  # nobody else asks where no job is open
         if self._silent:
             return 0
-        self._sent.refresh()
+        self._refresh()
         self._read_events(self._sent.all())
         jobs = [(d.group, self._seen(key)) for d in self._sent.all() for key in d.keys if key not in d.forgotten]
         going = [(g, seen) for g, seen in jobs if seen is None or seen.state not in POOL_ENDED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from workflow.pools.holds import words
@@ -20,8 +21,16 @@ def explain(daemons: Daemons, pool_id: str, key: str) -> str:
     if status == _HELD:
         return words(ad.get("HoldReasonCode"), ad.get("HoldReasonSubCode"), str(ad.get("HoldReason") or ""))
     if status == _RUNNING:
-        return f"runs on {ad.get('RemoteHost', 'a machine')} since its start number {ad.get('NumJobStarts', 1)}"
+        return _running(ad)
     return _idle(daemons, ad) if status == _IDLE else f"its status is {status}"
+
+
+def _running(ad: Any) -> str:
+    """Of starts the schedd's own count: NumJobStarts is the shadow's, 0 during the first and until it tells the schedd again."""
+    since, starts = ad.get("JobCurrentStartDate"), int(ad.get("NumShadowStarts") or 1)
+    when = f" since {datetime.fromtimestamp(int(since), UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
+    before = f", started {starts} times: the {starts - 1} before ended without it being done" if starts > 1 else ""
+    return f"runs on {ad.get('RemoteHost', 'a machine')}{when}{before}"
 
 
 def _idle(daemons: Daemons, ad: Any) -> str:

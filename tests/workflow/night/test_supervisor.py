@@ -1,11 +1,16 @@
 """The supervisor's decisions under a clock of the test's own."""
 
+from pathlib import Path
+
 import pytest
 
 from backbone.errors import ConflictError, PermanentError, TransientError
 from backbone.messages.prompt import Drain, Left, Mode, queue_of
+from workflow.campaigns import Campaigns
 from workflow.clock import FakeClock
+from workflow.context import Context
 from workflow.loop import Stop
+from workflow.night.late import hand_over, settle
 from workflow.night.lock import take
 from workflow.night.loop import Watch, run_nights
 from workflow.night.nights import NightNotOpen, Nights
@@ -14,6 +19,7 @@ from workflow.night.reports import performance_report
 from workflow.night.states import NightState, WorkerState
 
 CAMERA = "SimCam"
+LATE = Path(__file__).parents[3] / "dags" / "productions" / "nightly_late.yaml"
 
 
 def test_a_night_is_open_once_every_detector_has_an_armed_worker(stage):
@@ -290,3 +296,21 @@ def test_a_night_that_could_not_be_armed_or_named_is_refused(stage):
         with pytest.raises(PermanentError, match="letters, digits"):
             stage.begin(name)
     assert stage.nights.open_names() == []
+
+
+def test_what_a_night_left_is_handed_over_once_however_often_that_is_asked_for(stage):
+    stage.begin(detectors=(0,))
+    stage.arm()
+    stage.progress(7, 0)
+    stage.ended(7, 0, "failed", reason="no stars", mechanism="NothingDetected", stage="characterize")
+    stage.nights.drain("n1", "test")
+    for detector, row in stage.living().items():
+        stage.say(Left(night="n1", detector=detector, worker=row.key, reason="the night drains"))
+    stage.rounds(1)
+    campaigns = Campaigns(stage.settings, context=Context(stage.settings, ledger=stage.nights.ledger, clock=stage.clock))
+    assert [hand_over(stage.nights, campaigns, "n1", LATE, "test") for _ in range(2)] == ["n1_late"] * 2
+    assert [entry.visit for entry in campaigns.backlog()] == [7]
+    assert len(stage.events("handed")) == 1
+    settle(stage.nights, "n1_late")  # it is done
+    assert hand_over(stage.nights, campaigns, "n1", LATE, "test") == "n1_late"
+    assert campaigns.backlog() == []
