@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -248,6 +249,19 @@ def test_a_job_that_no_machine_can_take_says_what_it_lacks(opened, message):
     assert "1000448 MB" in pool.why("large")
     until(lambda: "requirements" in pool.why("nowhere"))
     assert "elsewhere" in pool.why("nowhere")
+
+
+def test_where_a_job_runs_says_since_when_and_whether_it_was_started_before(opened, message):
+    pool = opened(program="import time; time.sleep(60)")
+    pool.submit("a", message, SMALL)
+
+    def runs(times):
+        until(lambda: pool.poll(["a"])["a"].state is PoolState.RUNNING and ("started" in pool.why("a")) == (times > 1))
+        return pool.why("a")
+
+    assert re.fullmatch(r"RUNNING at ncsa: runs on \S+@\S+ since 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d UTC", runs(1))
+    pool._daemons.act("VacateFast", f'PachonPool == "{pool._sent.id}"', "its slot is needed")
+    assert runs(2).endswith("UTC, started 2 times: before it was evicted, or its machine was lost")
 
 
 def test_a_machine_to_keep_away_from_is_known_by_the_name_that_jobs_report(opened, message):

@@ -29,7 +29,7 @@ def _running(ad: Any) -> str:
     """Of starts the schedd's own count: NumJobStarts is the shadow's, 0 during the first and until it tells the schedd again."""
     since, starts = ad.get("JobCurrentStartDate"), int(ad.get("NumShadowStarts") or 1)
     when = f" since {datetime.fromtimestamp(int(since), UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
-    before = f", started {starts} times: the {starts - 1} before ended without it being done" if starts > 1 else ""
+    before = f", started {starts} times: before it was evicted, or its machine was lost" if starts > 1 else ""
     return f"runs on {ad.get('RemoteHost', 'a machine')}{when}{before}"
 
 
