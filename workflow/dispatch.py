@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from backbone.errors import PermanentError
 from workflow import stats, window
 from workflow.campaign import Work
 from workflow.chunking import Chunk, chunks, target
@@ -46,6 +47,8 @@ def dispatch(work: Work, step_row: Any) -> None:
     for group_row in window.open_groups(work, step_row):
         sites = [name for name in broker.sites_of(group_row) if slots.get(name, 0) > 0]
         room = sum(slots[name] for name in sites)
+        if not room and broker.has_asked_enough:
+            break  # else every group that waits would be looked at in every round
         if not room:
             continue
         chunk = work.step(step_row.name).chunk
@@ -111,29 +114,38 @@ def submit_prepared(work: Work) -> None:
     avoided, said = Avoided(work), Words(work)
     for site in dict.fromkeys(row.site for row in rows):
         mine = [row for row in rows if row.site == site]
+        if site not in work.context.pools:
+            _take_back(work, mine)
+            continue
         for start in range(0, len(mine), _SUBMITTED_AT_ONCE):
             _submit(work, site, mine[start : start + _SUBMITTED_AT_ONCE], avoided, said)
 
 
+def _take_back(work: Work, rows: Sequence[Any]) -> None:
+    """Jobs of a site that was taken out of the settings before they were sent: `follow_jobs` gives their quanta back."""
+    state = follow(JOB_TABLE, JobState.PREPARED, "kill").value
+    with work.lock.begin() as connection:
+        mine = (work.context.ledger.among(job.c.id, [row.id for row in rows]), job.c.state == JobState.PREPARED)
+        connection.execute(job.update().where(*mine).values(state=state, lease_expires=work.context.clock.now()))
+
+
 def _submit(work: Work, site: str, rows: Sequence[Any], avoided: Avoided, said: Words) -> None:
-    requests = [_request(work, row, avoided, said) for row in rows]
+    requests: list[JobRequest] = []
     try:
+        for row in rows:
+            requests.append(_request(work, row, avoided, said))  # noqa: PERF401 - those that were made are removed, whatever comes
         taken = work.context.pools[site].submit_many(requests)
-    except PoolUnavailable as error:
-        _LOG.warning("campaign %s: %d jobs are not submitted yet: %s", work.name, len(rows), error)
+    except (PoolUnavailable, PermanentError) as error:  # of these jobs: what else there is to do does not wait for them
+        level = logging.ERROR if isinstance(error, PermanentError) else logging.WARNING
+        _LOG.log(level, "campaign %s: %d jobs are not submitted to %s yet: %s", work.name, len(rows), site, error)
         return
     finally:
         for request in requests:
             request.message.unlink(missing_ok=True)
     state, lease = follow(JOB_TABLE, JobState.PREPARED, "submit").value, work.context.clock.now() + work.context.engine.lease_s
     with work.lock.begin() as connection:
-        change = (
-            job.update()
-            .where(
-                job.c.id == sa.bindparam("key"), job.c.state == JobState.PREPARED
-            )  # an operator may have given it up meanwhile
-            .values(state=state, lease_expires=lease, pool_job=sa.bindparam("taken"))
-        )
+        unsent = (job.c.id == sa.bindparam("key"), job.c.state == JobState.PREPARED)  # an operator may have given it up meanwhile
+        change = job.update().where(*unsent).values(state=state, lease_expires=lease, pool_job=sa.bindparam("taken"))
         connection.execute(change, [{"key": key, "taken": pool_job} for key, pool_job in taken.items()])
     for row in rows:
         _LOG.info("campaign %s: job %s with %d quanta of %s went to %s", work.name, row.id, row.quanta, row.step, row.site)

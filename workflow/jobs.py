@@ -31,6 +31,9 @@ def follow_jobs(work: Work) -> None:
     )
     seen = _polled(work, rows)  # before the segments are read: what an ended job wrote is then all there
     for row in rows:
+        if row.id not in seen:
+            _miss(work, row)
+            continue
         segments = collect(work, row)
         pool_job = seen[row.id]
         if pool_job.state in POOL_ENDED:
@@ -46,8 +49,23 @@ def _polled(work: Work, rows: Sequence[Any]) -> Mapping[str, PoolJob]:
         by_site.setdefault(row.site, []).append(row.id)
     seen: dict[str, PoolJob] = {}
     for site, keys in by_site.items():
-        seen.update(work.context.pools[site].poll(keys))
+        if site in work.context.pools:
+            seen.update(work.context.pools[site].poll(keys))
     return seen
+
+
+def _miss(work: Work, row: Any) -> None:
+    """Of a job whose site was taken out of the settings nothing can be known: when its lease is over its quanta may run
+    elsewhere. What it reported counts after all, where it is first, once the site is back.
+    """
+    if row.lease_expires > work.context.clock.now():
+        return
+    if row.state in (JobState.SUBMITTED, JobState.RUNNING):
+        reason = "its site is no longer in the settings"
+        _lose(work, row, PoolJob(key=row.id, state=PoolState.UNKNOWN, reason=reason))
+    elif row.state == JobState.KILLED:
+        with work.lock.begin() as connection:
+            _release(work, connection, row, failure=None)
 
 
 def _keep(work: Work, row: Any, seen: PoolJob, reported: bool) -> None:
@@ -164,7 +182,8 @@ def kill_jobs(work: Work) -> None:
     """Kill every job of the campaign, once; `follow_jobs` sees to what they leave."""
     alive = (JobState.PREPARED, JobState.SUBMITTED, JobState.RUNNING)
     for row in work.context.ledger.all(sa.select(job).where(job.c.campaign == work.name, job.c.state.in_(alive))):
-        work.context.pools[row.site].kill(row.id)
+        if row.site in work.context.pools:
+            work.context.pools[row.site].kill(row.id)
         with work.lock.begin() as connection:
             connection.execute(
                 job.update()

@@ -65,7 +65,7 @@ def _waiting(context: Context, where: list[Any]) -> list[Any]:
     """Jobs of which their pools say that they wait; what a pool does not say is left alone."""
     rows = context.ledger.all(sa.select(job.c.id, job.c.site, job.c.state, job.c.quanta).where(*where))
     found = [row for row in rows if row.state == JobState.PREPARED]
-    for site in {row.site for row in rows}:
+    for site in {row.site for row in rows} & context.pools.keys():
         sent = [row for row in rows if row.site == site and row.state == JobState.SUBMITTED]
         seen = context.pools[site].poll([row.id for row in sent]) if sent else {}
         found += [row for row in sent if seen[row.id].state in (PoolState.PENDING, PoolState.HELD)]
@@ -85,6 +85,6 @@ def prioritise(context: Context, name: str, priority: int, actor: str, *, why: s
         what = f"priority {old} → {priority}"
         record(connection, at=context.clock.now(), actor=actor, campaign=name, what=what, why=why)
     rows = context.ledger.all(sa.select(job.c.id, job.c.site).where(job.c.campaign == name, job.c.state == JobState.SUBMITTED))
-    for site in {row.site for row in rows}:
+    for site in {row.site for row in rows} & context.pools.keys():
         context.pools[site].change_priority([row.id for row in rows if row.site == site], priority)
     return int(old)

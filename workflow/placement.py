@@ -16,6 +16,7 @@ from workflow.ledger import tables
 from workflow.ledger.tables import placement, site_word
 
 _LOG = logging.getLogger(__name__)
+_HELPLESS = 10  # times as many groups as are staged ahead are looked at though nothing can be done for them
 
 
 def newest(context: Any, campaign: str, group_row: Any) -> Any:
@@ -74,6 +75,9 @@ class Broker:
         self._words = Words(work)
         self._waits: list[str] = []
         self._asked = 0
+        """Groups that wait for inputs which are on their way."""
+        self._helpless = 0
+        """Groups whose inputs are stuck, or that no site may have."""
 
     @property
     def looks_ahead(self) -> bool:
@@ -83,24 +87,30 @@ class Broker:
     def look_ahead(self, group_rows: Iterable[Any]) -> None:
         """Place the next groups and have their inputs staged while others run."""
         for group_row in group_rows:
-            if self._asked >= self._settings.broker.groups_ahead:
+            if self.has_asked_enough:
                 return
             self.sites_of(group_row)
+
+    @property
+    def has_asked_enough(self) -> bool:
+        """Whether no further group will get a site in this round. What only a person can help keeps few others from theirs."""
+        ahead = self._settings.broker.groups_ahead
+        return self._asked >= ahead or self._helpless >= _HELPLESS * ahead
 
     def sites_of(self, group_row: Any) -> tuple[str, ...]:
         """Where a group's jobs may go now; none while its inputs are on their way, or no site is allowed."""
         word = self._words.of(group_row.step, group_row.name)
         if not (self._share or self.looks_ahead):
             return tuple(site for site in self._sites if word.allows(site))
-        if self._asked >= self._settings.broker.groups_ahead:
+        if self.has_asked_enough:
             return ()
         row = newest(self._work.context, self._work.name, group_row)
-        if row is None or not word.allows(row.site):
+        if row is None or not word.allows(row.site) or row.site not in self._sites:
             row = self._place(group_row, word, row)
-        if row is None or not self._is_staged(group_row, row):
-            self._asked += 1
+        if row is None:
+            self._helpless += 1
             return ()
-        return (row.site,)
+        return (row.site,) if self._is_staged(group_row, row) else ()
 
     def tell(self) -> None:
         """Say in the step's row what its groups wait for; nothing where none of them waits."""
@@ -144,7 +154,7 @@ class Broker:
         self._note(group_row, decision, 0 if before is None else before.ordinal + 1)
         self._counts[decision.site] = self._counts.get(decision.site, 0) + 1
         if before is not None:
-            self._counts[before.site] -= 1
+            self._counts[before.site] = self._counts.get(before.site, 0) - 1
         _LOG.info("campaign %s, step %s: group %s goes to %s", self._work.name, group_row.step, group_row.name, decision.reason)
         return newest(context, self._work.name, group_row)
 
@@ -198,6 +208,10 @@ class Broker:
         words = words or staging.progress_words(context, rules)
         self._update(row, rules, words)
         if words:
+            if staging.is_stuck(context, rules):
+                self._helpless += 1
+            else:
+                self._asked += 1
             self._waits.append(f"group {group_row.name} at {row.site}: {words}")
         return not words
 

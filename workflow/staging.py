@@ -144,6 +144,12 @@ def progress_words(context: Context, rules: Sequence[str]) -> str:
     return ", ".join(parts) + (f": {reason}" if reason else "")
 
 
+def is_stuck(context: Context, rules: Sequence[str]) -> bool:
+    """Whether nothing of what some rules still await moves by itself."""
+    found = list(context.backbone.progress(list(rules)).values()) if rules else []
+    return any(p.stuck for p in found) and all(p.ok + p.stuck == p.total for p in found)
+
+
 def same_placement(row: Any) -> tuple[sa.ColumnElement[bool], ...]:
     """Selects one row of `placement`."""
     return tuple(placement.c[name] == getattr(row, name) for name in ("campaign", "step", "generation", "group_", "ordinal"))

@@ -17,8 +17,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def sweep(work: Work) -> None:
-    """Every job of the campaign that its pool has said to be over, once."""
-    where = (job.c.campaign == work.name, job.c.state == JobState.ENDED, job.c.swept.is_(None))
+    """Every job of the campaign that its pool has said to be over, once; what was at a site that is away, when it is back."""
+    here = job.c.site.in_(list(work.context.pools))
+    where = (job.c.campaign == work.name, job.c.state == JobState.ENDED, job.c.swept.is_(None), here)
     for row in work.context.ledger.all(sa.select(job).where(*where)):
         gone = sweep_job(work, row)
         work.context.pools[row.site].forget(row.id)

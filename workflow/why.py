@@ -23,6 +23,7 @@ from workflow.status import CampaignStatus, StepStatus
 
 MOST = 20  # groups, and jobs of one group, that are explained
 _AT_POOL = (JobState.PREPARED, JobState.SUBMITTED, JobState.RUNNING, JobState.LOST, JobState.KILLED)
+_UNSENT = "it is not in the pool yet: the engine sends it in its next round; if not, HOME/log/engine.log says why"
 Question = Literal["state", "not running", "here", "failed"]
 
 
@@ -193,11 +194,11 @@ def _jobs(context: Context, row: Any) -> list[Any]:
 
 def _job_words(context: Context, row: Any, subject: str) -> Finding:
     try:
-        said = context.pools[row.site].why(row.id)
+        said = _UNSENT if row.state == JobState.PREPARED else context.pools[row.site].why(row.id)
     except PachonError as error:
         said = f"the pool does not answer: {error}"
     except KeyError:
-        said = "the site is no longer in the settings"
+        said = "the site is no longer in the settings; when its lease is over its quanta go elsewhere"
     question: Question = "state" if row.state == JobState.RUNNING else "not running"
     answer = f"job {row.id} ({row.quanta} quanta, {row.state}) at {row.site}: {said}"
     return Finding(subject=subject, question=question, answer=answer)

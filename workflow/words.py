@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -14,16 +15,22 @@ from workflow.ledger.store import record
 from workflow.ledger.tables import site_word
 from workflow.models import nearest
 
+_HOST = re.compile(r"[A-Za-z0-9_.-]+")
+
 
 def say(context: Context, campaign: str, word: Word, *, actor: str, step: str = "", group: str = "", why: str = "") -> None:
     """Note the word: from the engine's next round on, no group of that scope goes where it forbids. Jobs that run are left alone.
 
-    ConflictError for a site there is not, or where no site would be left; UnknownCampaign for what the ledger does not have.
+    ConflictError for a site there is not, what is no host name, or where no site would be left; UnknownCampaign for what the
+    ledger does not have.
     """
     names = [site.name for site in context.settings.sites]
     for site in (*word.only, *word.never):
         if site not in names:
             raise ConflictError(f"campaign {campaign}: there is no site {site!r}; {nearest(site, names)}")
+    for machine in (*word.only_machines, *word.never_machines):
+        if not _HOST.fullmatch(machine):
+            raise ConflictError(f"campaign {campaign}: {machine!r} is no host name: letters, digits and _ . - alone")
     if not any(word.allows(name) for name in names):
         raise ConflictError(f"campaign {campaign}: no site would be left of {', '.join(names)}")
     if group and not step:

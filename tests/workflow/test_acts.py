@@ -7,9 +7,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from workflow import advance
+from workflow.broker import Word
+from workflow.campaigns import Campaigns
 from workflow.cli import campaign
 from workflow.cli_acts import configuration
-from workflow.errors import ConflictError, ProductionError, UnknownCampaign
+from workflow.context import Context
+from workflow.errors import ConflictError, ProductionError, SettingsError, UnknownCampaign
 from workflow.ledger import tables as t
 from workflow.ledger.counts import tallied
 from workflow.pools.fake import FakePool
@@ -192,3 +195,42 @@ def test_a_job_that_is_given_up_while_it_is_sent_or_looked_at_stays_given_up(two
     pool.poll = looked_at  # it runs by now
     world.campaigns.advance("c1")
     assert states() == {JobState.KILLED}
+
+
+def test_work_of_a_site_that_is_taken_out_of_the_settings_goes_on_elsewhere(two_sites, caplog):
+    world = two_sites
+    world.start({"subset": "pair", "chunk": {"target_s": 1, "max_quanta": 2}})
+    world.campaigns.advance("c1")
+    left = {r.id for r in world.rows(sa.select(t.job.c.id).where(t.job.c.site == "ncsa"))}
+    assert left
+    with world.ledger.begin() as connection:  # one of them was not sent yet
+        connection.execute(t.job.update().where(t.job.c.id == min(left)).values(state=JobState.PREPARED.value))
+    here = world.settings.model_copy(update={"sites": tuple(s for s in world.settings.sites if s.name == "ccin2p3")})
+    pool = FakePool(slots=4, name="ccin2p3", run=world.do)
+    pool._jobs = world.pools["ccin2p3"]._jobs
+    campaigns = Campaigns(here, context=Context(here, ledger=world.ledger, clock=world.clock, pools={"ccin2p3": pool}))
+    for key in world.pools["ccin2p3"].submissions:
+        pool.end(key, 0)
+    for _ in range(12):
+        campaigns.advance("c1")
+        world.clock.sleep(30)
+    assert campaigns.status("c1").state == "SUCCEEDED"
+    states = {r.id: r.state for r in world.rows(sa.select(t.job.c.id, t.job.c.state).where(t.job.c.id.in_(left)))}
+    assert set(states.values()) <= {JobState.LOST, JobState.KILLED}
+    assert "broke off" not in caplog.text
+
+
+def test_jobs_that_cannot_be_sent_keep_nothing_else_waiting(two_sites, caplog):
+    world = two_sites
+    world.start({"subset": "pair", "chunk": {"target_s": 1, "max_quanta": 2}})
+
+    def refuse(requests):
+        raise SettingsError("'a b' is no host name")
+
+    world.pools["ncsa"].submit_many = refuse
+    for _ in range(2):
+        world.campaigns.advance("c1")
+    assert world.pools["ccin2p3"].submissions
+    assert "not submitted to ncsa yet: 'a b' is no host name" in caplog.text
+    with pytest.raises(ConflictError, match="'a b' is no host name"):
+        world.campaigns.say_sites("c1", Word(never_machines=("a b",)), actor="op")

@@ -9,12 +9,12 @@ from backbone import transfers
 from backbone.files import NewFile
 from backbone.settings import BackboneSettings
 from tests.workflow.conftest import World, forked_runner
-from workflow import words
+from workflow import window, words
 from workflow.broker import Word
 from workflow.errors import ConflictError, UnknownCampaign
 from workflow.ledger import tables as t
 from workflow.pools.fake import FakePool
-from workflow.settings import LocalPool, Settings, Site
+from workflow.settings import BrokerSettings, LocalPool, Settings, Site
 from workflow.states import CampaignState, QuantumState
 
 SHARE = {"ncsa": 0.5, "ccin2p3": 0.5}
@@ -102,6 +102,37 @@ def test_a_group_waits_for_its_inputs_and_says_so(sites):
     sites.move()
     assert not any(sites.campaigns.advance("c1").step("pair").reason for _ in range(2))
     assert sites.rows(sa.select(t.job))
+
+
+def test_a_group_whose_inputs_are_stuck_keeps_no_other_from_its_own(make_world):
+    sites = make_world(kind=Sites, exposures=1, detectors=4)
+    object.__setattr__(sites.settings, "broker", BrokerSettings(groups_ahead=1))
+    sites.start(BY_DETECTOR, share=SHARE)
+    sites.campaigns.advance("c1")
+    (first,) = sites.placed()
+    catalog = sites.backbone.catalog
+    for link in sites.backbone.settings.all_links():
+        ends = [catalog.endpoint_id(end) for end in (link.source, link.target)]
+        for one in transfers.take(catalog, *ends, limit=1000, worker="test", lease_s=60, now=sites.clock.now()):
+            transfers.failed(catalog, one, reason="no copy is whole", delay_s=0, now=sites.clock.now(), stuck=True)
+    for _ in range(4):
+        sites.campaigns.advance("c1")
+        sites.move()
+    ran = {r.group_ for r in sites.rows(sa.select(t.job.c.group_))}
+    assert ran
+    assert first not in ran
+    assert "stuck" in sites.campaigns.status("c1").step("pair").reason
+
+
+def test_groups_that_wait_are_not_all_looked_at_in_every_round(make_world, monkeypatch):
+    sites = make_world(kind=Sites, exposures=1, detectors=4)
+    object.__setattr__(sites.settings, "broker", BrokerSettings(groups_ahead=1))
+    sites.start(BY_DETECTOR, share=SHARE)
+    sites.campaigns.advance("c1")
+    drawn, groups = [], window.open_groups
+    monkeypatch.setattr(window, "open_groups", lambda *a: (drawn.append(g.name) or g for g in groups(*a)))
+    sites.campaigns.advance("c1")
+    assert len(drawn) == 1
 
 
 def test_what_is_accepted_is_published_only_when_it_is_whole_at_the_archive(sites):
