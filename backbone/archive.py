@@ -13,15 +13,15 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
-from backbone.cache import Cache
+from backbone.cache import Cache, locked
 from backbone.endpoint import Endpoint, ObjectInfo, Proving, checked_folder, sha256_of
-from backbone.errors import ChecksumMismatch, EndpointFull, ObjectAbsent, ObjectExists, TransientError, refused
+from backbone.errors import ObjectAbsent, ObjectExists, ObjectTooLarge, PachonError, TransientError, refused
 from backbone.models import Strict
 from backbone.reading import digest_of
 
@@ -140,23 +140,38 @@ class ArchiveEndpoint:
         return 0
 
     def request(self, keys: Sequence[str]) -> None:
-        """Queue recalls; those that are queued or at hand already stay as they are. ObjectAbsent for what was never archived."""
+        """Queue recalls; those that are queued or at hand already stay as they are. ObjectAbsent for what was never archived,
+        ObjectTooLarge for what the recall buffer cannot hold.
+        """
         now = self._clock()
-        rows = [(key, self.near.info(key).size, now) for key in keys if not self._buffer.holds(key)]
+        rows = [(key, self._recallable(key), now) for key in keys if not self._buffer.holds(key)]
         with closing(self._connect()) as db, db:
             db.executemany("INSERT INTO recall(key, size, asked) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
+    def _recallable(self, key: str) -> int:
+        size = self.near.info(key).size
+        if size > self.settings.buffer_bytes:
+            raise ObjectTooLarge(
+                f"{key} at {self.name} has {size} bytes, more than its recall buffer ({self.settings.buffer_bytes}): "
+                "raise `archive: buffer_bytes` in the settings"
+            )
+        return size
+
     def recall(self) -> int:
-        """One round of the robot: bring in what is due, mount the next batch if none is mounted. Returns how many came in."""
-        now, came = self._clock(), 0
-        with closing(self._connect()) as db:
-            db.execute("BEGIN IMMEDIATE")  # one robot; killed, the transaction is undone and the batch still mounted
+        """One round of the robot: bring in what is due, mount the next batch if none is mounted. Returns how many came in.
+
+        There is one robot: 0 while another process is it. It holds no transaction while it brings something, so that whoever
+        asks for more need not wait; killed, what it had not brought is still mounted.
+        """
+        now = self._clock()
+        with suppress(BlockingIOError), locked(self._folder / "robot", wait=False), closing(self._connect()) as db:
+            due = db.execute("SELECT key FROM recall WHERE ready_at <= ?", (now,)).fetchall()
+            came = sum(self._bring(db, key) for (key,) in due)
             with db:
-                for (key,) in db.execute("SELECT key FROM recall WHERE ready_at <= ?", (now,)).fetchall():
-                    came += self._bring(db, key)
                 if not db.execute("SELECT 1 FROM recall WHERE ready_at IS NOT NULL LIMIT 1").fetchone():
                     self._mount(db, now)
-        return came
+            return came
+        return 0
 
     def queue(self) -> tuple[Recall, ...]:
         """The recall queue, oldest first."""
@@ -225,14 +240,14 @@ class ArchiveEndpoint:
         for place in (self.near, self.off_site):
             try:
                 expected = self.near.info(key).sha256
-                with self._buffer.reading(place, key, sha256=expected):
-                    pass
-                db.execute("DELETE FROM recall WHERE key = ?", (key,))
+                with self._buffer.reading(place, key, sha256=expected), db:
+                    db.execute("DELETE FROM recall WHERE key = ?", (key,))
                 return 1
-            except (ChecksumMismatch, ObjectAbsent, EndpointFull, TransientError) as error:
+            except PachonError as error:  # one object that cannot be had keeps no other from being brought
                 reasons.append(f"{place.name}: {error}")
         again = self._clock() + max(self.settings.mount_s, 1.0)
-        db.execute("UPDATE recall SET reason = ?, ready_at = ? WHERE key = ?", ("; ".join(reasons), again, key))
+        with db:
+            db.execute("UPDATE recall SET reason = ?, ready_at = ? WHERE key = ?", ("; ".join(reasons), again, key))
         return 0
 
     def _wait(self, key: str, limit: float) -> None:

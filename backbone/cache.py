@@ -64,7 +64,7 @@ class Cache:
         self.max_bytes, self._min_free, self._clock = max_bytes, min_free_bytes, clock
         for name in ("objects", "filling", "locks"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as db, _locked(self._folder / "locks" / "schema"):
+        with closing(self._connect()) as db, locked(self._folder / "locks" / "schema"):
             db.executescript(_SCHEMA)
 
     @contextmanager
@@ -109,7 +109,7 @@ class Cache:
     def drop(self, key: str) -> None:
         """Forget the object (readers that have it keep it until they are done)."""
         name = _name(key)
-        with _locked(self._stripe_lock(name)), closing(self._connect()) as db:
+        with locked(self._stripe_lock(name)), closing(self._connect()) as db:
             self._remove(db, name)
 
     def usage(self) -> CacheUsage:
@@ -124,7 +124,7 @@ class Cache:
         with closing(self._connect()) as db:
             stripes = [row[0] for row in db.execute("SELECT DISTINCT stripe FROM entry WHERE ready = 0").fetchall()]
             for stripe in stripes:
-                with suppress(BlockingIOError), _locked(self._folder / "locks" / stripe, wait=False):
+                with suppress(BlockingIOError), locked(self._folder / "locks" / stripe, wait=False):
                     self._take_back(db, stripe)
             with db:
                 db.execute("DELETE FROM pin WHERE until <= ?", (self._clock(),))
@@ -133,7 +133,7 @@ class Cache:
             return self.max_bytes - self._total(db)
 
     def _fill(self, endpoint: Endpoint, key: str, name: str, sha256: str | None) -> None:
-        with _locked(self._stripe_lock(name)), closing(self._connect()) as db:
+        with locked(self._stripe_lock(name)), closing(self._connect()) as db:
             self._take_back(db, name[:2])
             if self._path(name).exists():
                 return  # another process was first
@@ -255,7 +255,10 @@ def _name(key: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Alone among all processes that hold this file's lock, which goes with its process; BlockingIOError where others have it
+    and `wait` is false.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

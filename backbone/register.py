@@ -92,6 +92,11 @@ _AGAIN_REPLICA = (
     " WHERE state IS NULL OR state <> 'AVAILABLE' ORDER BY file"
     " ON CONFLICT (file, endpoint) DO UPDATE SET state = 'AVAILABLE', verified = :now, due = NULL, reason = NULL"
 )
+# In one order, and before their states are read: a deletion that begins meanwhile is waited for, and seen.
+_AGAIN_HELD = (
+    "SELECT r.file FROM bb_replica r JOIN bb_file f ON f.id = r.file JOIN bb_stage s ON s.key = f.key WHERE r.endpoint = :at"
+    " ORDER BY r.file FOR UPDATE OF r"
+)
 _AGAIN_FILE = "UPDATE bb_file SET dropped = NULL WHERE dropped IS NOT NULL AND id IN (SELECT file FROM bb_again)"
 
 
@@ -152,6 +157,8 @@ def _again(catalog: Catalog, connection: Connection, said: dict[str, Any]) -> No
             f"file {other.key} is registered with SHA-256 {other.known[:12]}…, not {other.given[:12]}…: "
             "a key's content never changes; give the new one another key"
         )
+    if catalog.is_postgresql:
+        connection.execute(sa.text(_AGAIN_HELD), said)
     connection.execute(sa.text(_AGAIN), said)
     rows = connection.exec_driver_sql("SELECT file, state FROM bb_again WHERE state IS NULL OR state <> 'AVAILABLE'").all()
     if any(row.state == "DELETING" for row in rows):

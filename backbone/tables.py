@@ -63,6 +63,7 @@ flow = sa.Table(
     sa.Column("bytes", Big, nullable=False),
     sa.Column("failures", Big, nullable=False),
     sa.PrimaryKeyConstraint("source", "target", "minute"),
+    sa.Index("ix_bb_flow_minute", "minute"),
 )
 
 # What waits for an endpoint, added up now and then where that is too much to be added up by whoever asks.

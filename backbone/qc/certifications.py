@@ -97,7 +97,7 @@ class Certifications:
         with self._tables.begin() as connection:
             self._tables.insert_first(connection, t.certification, {**row, "state": row["state"].value, "at": self._clock()})
             self._tables.insert_new(connection, t.certified_product, [_row(certification.collection, p) for p in products])
-            there = _find(connection, certification.collection)
+            there = _find(connection, certification.collection, to_change=True)
             if there.digest != certification.digest and there.state is not CertificationState.WITHDRAWN:
                 where = t.certification.c.collection == certification.collection
                 values = {"digest": certification.digest, "state": CertificationState.CERTIFIED.value}  # it must be signed again
@@ -107,7 +107,7 @@ class Certifications:
     def approve(self, collection: str, *, actor: str, why: str = "", digest: str | None = None) -> Certification:
         """Sign it: who, when, of which digest (`digest`: what was looked at; another is refused). Twice is harmless."""
         with self._tables.begin() as connection:
-            there = _find(connection, collection)
+            there = _find(connection, collection, to_change=True)
             if there.state is CertificationState.WITHDRAWN:
                 raise CertificationError(f"{collection} was withdrawn ({there.why}): make the products again")
             if digest is not None and not there.digest.startswith(digest):
@@ -126,6 +126,7 @@ class Certifications:
         """Products are no longer certified; with the last of them the certification is withdrawn. Twice is harmless."""
         p = t.certified_product
         with self._tables.begin() as connection:
+            _find(connection, collection, to_change=True)
             mine = (p.c.collection == collection, p.c.state == ProductState.CERTIFIED.value)
             gone = {"state": ProductState.WITHDRAWN.value, "withdrawn_by": actor, "withdrawn_at": self._clock(), "why": why}
             connection.execute(p.update().where(*mine, self._tables.among(p.c.dataset, datasets)).values(gone))
@@ -168,8 +169,10 @@ class Certifications:
         return found
 
 
-def _find(connection: Connection, collection: str) -> Certification:
-    row = connection.execute(sa.select(t.certification).where(t.certification.c.collection == collection)).one_or_none()
+def _find(connection: Connection, collection: str, *, to_change: bool = False) -> Certification:
+    """`to_change`: nobody else changes it until the transaction ends, so that what is signed is what was looked at."""
+    query = sa.select(t.certification).where(t.certification.c.collection == collection)
+    row = connection.execute(query.with_for_update() if to_change else query).one_or_none()
     if row is None:
         raise CertificationError(f"nothing was certified as {collection!r}; `pachon calib list` shows what there is")
     return _certification(row)

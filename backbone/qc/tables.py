@@ -38,6 +38,7 @@ metric = sa.Table(
     sa.Column("unit", sa.Text, nullable=False),
     sa.Column("at", Time, nullable=False),
     sa.PrimaryKeyConstraint("name", "instrument", "day_obs", "subject", "source"),
+    sa.Index("ix_qc_metric_instrument_day_obs", "instrument", "day_obs", "source"),
 )
 
 threshold = sa.Table(

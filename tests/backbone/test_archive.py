@@ -1,10 +1,13 @@
 """An archive is written once, keeps two copies that restore each other, and is slow: what is asked for joins a queue."""
 
+import sqlite3
+import threading
+
 import pytest
 
 from backbone.archive import ArchiveEndpoint, ArchiveSettings, RecallPending
 from backbone.endpoint import sha256_of
-from backbone.errors import AccessRefused, ObjectAbsent, ObjectExists
+from backbone.errors import AccessRefused, ObjectAbsent, ObjectExists, ObjectTooLarge
 from backbone.folder import FolderEndpoint
 from backbone.opened import open_endpoints
 from backbone.reading import digest_of
@@ -157,3 +160,66 @@ def test_settings_make_an_endpoint_an_archive(tmp_path):
     assert (tmp_path / "tape" / "k").read_bytes() == (tmp_path / "vault" / "k").read_bytes() == b"x"
     with pytest.raises(RecallPending):
         opened.get("k")
+
+
+def test_what_the_buffer_cannot_hold_is_refused_and_keeps_no_other_waiting(make, clock):
+    archive = make(buffer_bytes=100)
+    archive.put("large", b"x" * 101)
+    archive.put("small", b"y" * 10)
+    with pytest.raises(ObjectTooLarge, match="buffer_bytes"):
+        archive.request(["large"])
+    archive.request(["small"])
+    archive.recall()
+    clock.now += 200
+    assert archive.recall() == 1
+    assert archive.get("small") == b"y" * 10
+
+
+def test_an_object_that_cannot_be_had_keeps_no_other_from_being_brought(make, clock, monkeypatch):
+    archive = make()
+    for key in ("a", "b"):
+        archive.put(key, key.encode())
+    archive.request(["a", "b"])
+    archive.recall()
+    clock.now += 200
+    real = FolderEndpoint.fetch
+
+    def fetch(endpoint, key, path):
+        if key == "a":
+            raise AccessRefused("a: refused (403)")
+        return real(endpoint, key, path)
+
+    monkeypatch.setattr(FolderEndpoint, "fetch", fetch)
+    assert archive.recall() == 1
+    assert archive.get("b") == b"b"
+    (left,) = archive.queue()
+    assert (left.key, "refused (403)" in left.reason) == ("a", True)
+
+
+def test_whoever_asks_for_more_does_not_wait_for_the_robot(make, clock, monkeypatch):
+    archive, other = make(), make()
+    for key in ("a", "b"):
+        archive.put(key, key.encode())
+    archive.request(["a"])
+    archive.recall()
+    clock.now += 200
+    begun, go, real = threading.Event(), threading.Event(), FolderEndpoint.fetch
+
+    def slow(endpoint, key, path):
+        begun.set()
+        assert go.wait(60)
+        return real(endpoint, key, path)
+
+    monkeypatch.setattr(FolderEndpoint, "fetch", slow)
+    robot = threading.Thread(target=archive.recall)
+    robot.start()
+    try:
+        assert begun.wait(60)
+        monkeypatch.setattr(other, "_connect", lambda: sqlite3.connect(other._folder / "recall.sqlite3", timeout=0.5))
+        other.request(["b"])
+        assert [one.key for one in other.queue()] == ["a", "b"]
+        assert other.recall() == 0, "there is one robot"
+    finally:
+        go.set()
+        robot.join()
+    assert [one.key for one in archive.queue()] == ["b"]

@@ -15,7 +15,7 @@ from backbone.catalog import Catalog
 from backbone.endpoint import sha256_of
 from backbone.errors import AccessRefused, ConflictError, PermanentError, TransientError, UnknownFile
 from backbone.expiry import begin_deletions, deleted
-from backbone.files import AVAILABLE, LOST
+from backbone.files import AVAILABLE, LOST, NewFile
 from backbone.history import history_of
 from backbone.manifest import read_manifests
 from backbone.sweep import orphans
@@ -346,3 +346,34 @@ def test_what_no_catalog_can_hold_is_refused_before_anything_is_stored(place, wr
     with pytest.raises(PermanentError, match=r"no text|no time"):
         place.put("k", **wrong)
     assert (place.count(t.intent), list(place.backbone.endpoint("base").list(""))) == (0, [])
+
+
+def test_what_is_registered_again_while_its_deletion_begins_is_not_called_whole(make_place, postgresql_catalog):
+    place = make_place(postgresql_catalog)
+    place.put("k")
+    number = place.catalog.endpoint_id("base")
+    place.backbone.mark(["k"], "base", "BAD", actor="tester", why="rotten")
+    answers = []
+
+    def again():
+        try:
+            answers.append(place.backbone.register("base", [NewFile(**about)], "tester"))
+        except TransientError as error:
+            answers.append(str(error))
+
+    with place.catalog.read() as connection:
+        row = connection.execute(sa.select(t.file)).one()
+    about = {"key": "k", "size": row.size, "sha256": row.sha256, "created": row.created}
+    about |= {"dataset_type": "raw", "collection": "cam/raw/all"}
+    with place.catalog.begin() as connection:  # a mover, in the middle of `begin_deletions`
+        mine = t.replica.update().where(t.replica.c.endpoint == number)
+        connection.execute(mine.values(state="DELETING", due=place.time + 60, reason="mover"))
+        thread = threading.Thread(target=again)
+        thread.start()
+        waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+        with place.catalog.connect() as watching:
+            while not watching.execute(waits).scalar_one():
+                pass
+    thread.join()
+    assert "being deleted" in str(answers[0])
+    assert place.states("k")["base"] == "DELETING", "else its row would say AVAILABLE and its object be gone"

@@ -9,7 +9,7 @@ from backbone import tables as t
 from backbone import transfers
 from backbone.errors import ConflictError, PermanentError, UnknownFile
 from backbone.expiry import begin_deletions, deleted
-from backbone.flow import link_states
+from backbone.flow import link_states, rate_bytes_per_s
 from backbone.history import history_of
 from backbone.settings import BackboneEndpoint, BackboneSettings, Link
 
@@ -300,3 +300,17 @@ def test_next_transfer_is_found_by_index_whatever_the_size_of_the_catalog(make_p
     assert "Sort" not in plan.split("CTE n")[1].split("CTE x")[0], plan
     assert "Seq Scan on bb_transfer" not in plan
     assert "Seq Scan on bb_file" not in plan
+
+
+def test_what_moved_of_late_is_found_by_index_however_long_links_have_moved_before(make_place, postgresql_catalog):
+    place = make_place(postgresql_catalog)
+    past = "SELECT 1, 2, g, 1, 1, 0 FROM generate_series(1, 20000) g"
+    seen = []
+    with place.catalog.begin() as connection:
+        connection.execute(sa.text(f"INSERT INTO bb_flow (source, target, minute, files, bytes, failures) {past}"))
+        connection.execute(sa.text("ANALYZE bb_flow"))
+        sa.event.listen(connection, "before_cursor_execute", lambda *about: seen.append(about[2:4]))
+        rate_bytes_per_s(connection, 2, now=20_000 * 60.0)
+        statement, given = seen[-1]
+        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", given))
+    assert "ix_bb_flow_minute" in plan, plan

@@ -232,3 +232,22 @@ def test_commands_show_and_change_what_the_program_would(tmp_path):
     assert json.loads(run.invoke(qc, ["alarms", "--json", *home]).output) == []
     assert "master-noise" in run.invoke(qc, ["thresholds", *home]).output
     assert run.invoke(qc, ["escalate", *home]).exit_code == 0
+
+
+def test_a_days_metrics_are_found_by_index_however_many_days_there_were(fresh_database):
+    tables, seen = QualityTables.open(fresh_database), []
+    days = "SELECT 'm', 'cam', 20260101 + g / 100, 'detector=' || g % 100, 's', 1, '', 0 FROM generate_series(1, 20000) g"
+    with tables.begin() as connection:
+        connection.execute(sa.text(f"INSERT INTO qc_metric (name, instrument, day_obs, subject, source, value, unit, at) {days}"))
+        connection.execute(sa.text("ANALYZE qc_metric"))
+    sa.event.listen(tables._engine, "before_cursor_execute", lambda *about: seen.append(about[2:4]))
+    one = Metric(name="m", value=2.0, instrument="cam", day_obs=20260150, source="s", subject={"detector": 3})
+    quality = Quality(tables)
+    quality.record([one], actor="tester")
+    quality.metrics(instrument="cam", first_day=20260150, last_day=20260150)
+    asked = [(text, given) for text, given in seen if text.startswith("SELECT qc_metric")]
+    with tables.read() as connection:
+        plans = ["\n".join(r[0] for r in connection.exec_driver_sql(f"EXPLAIN {text}", given)) for text, given in asked]
+    assert len(plans) == 2
+    assert all("ix_qc_metric_instrument_day_obs" in plan for plan in plans), plans
+    tables.close()

@@ -60,14 +60,14 @@ def test_what_a_process_says_between_two_looks_is_heard_though_it_is_dead_then(m
 def test_a_process_that_dies_without_a_last_word_has_failed_and_says_how():
     def run(_plan, pipe):
         pipe.send_bytes(Stage(stage="subtract", at=1.0).model_dump_json().encode())
-        os.kill(os.getpid(), 11)
+        os.kill(os.getpid(), 9)
 
     flight = Flight.of(arrived())
     flight.start(run)
     ended(flight.pid)
     words = flight.words()
     assert [type(word) for word in words] == [Stage, Done]
-    assert (words[-1].state, words[-1].stage, words[-1].mechanism) == ("failed", "subtract", "SIGSEGV")
+    assert (words[-1].state, words[-1].stage, words[-1].mechanism) == ("failed", "subtract", "SIGKILL")
 
 
 def test_a_visit_that_ended_in_time_is_not_cancelled_by_a_worker_that_was_kept_from_looking(tmp_path):
