@@ -24,11 +24,12 @@ STAYS = "stays for now: "
 """How the reasons of copies begin whose time is over and which may not go."""
 _POSTPONED_S = 600.0
 
-# May file f's copy at :at go? What asks for it, what copies from it, how many others are whole, how many there must be.
+# May file f's copy at :at go? What asks for it, what copies from it or to its place, how many others are whole, how many must be.
 _LOOK = f"""
 SELECT f.id, f.key, r.state, r.due,
  ({UNWANTED.format(endpoint=":at")}) AS unwanted,
  EXISTS (SELECT 1 FROM bb_transfer x WHERE x.file = f.id AND x.source = :at) AS read,
+ EXISTS (SELECT 1 FROM bb_transfer x WHERE x.file = f.id AND x.target = :at) AS written,
  (SELECT count(*) FROM bb_replica o WHERE o.file = f.id AND o.endpoint <> :at AND o.state = 'AVAILABLE') AS others,
  CASE WHEN c.drop_after_s IS NOT NULL AND f.created + c.drop_after_s <= :now THEN 0 ELSE c.floor END AS floor
 FROM bb_file f JOIN bb_cohort c ON c.id = f.cohort JOIN bb_replica r ON r.file = f.id AND r.endpoint = :at
@@ -82,6 +83,8 @@ def _verdict(row: sa.Row[Any]) -> str | None:
         return None
     if row.read:
         return f"{STAYS}it is being copied from"
+    if row.written:  # removed now, it could be removed after the good one has come
+        return f"{STAYS}a good copy is on its way here"
     if row.state == "AVAILABLE" and row.others < row.floor:
         return f"{STAYS}{row.others} other whole copies, the floor is {row.floor}"
     return ""

@@ -27,7 +27,7 @@ from backbone.replicas import REPAIR_PRIORITY, REPAIR_WITHIN_S, mark
 
 _BATCH = 500
 _RIGHT = (
-    "UPDATE bb_replica SET state = 'AVAILABLE', reason = NULL, due = NULL, verified = :now WHERE endpoint = :at AND file {ids}"
+    "UPDATE bb_replica SET state = 'AVAILABLE', reason = NULL, verified = :now WHERE endpoint = :at AND file {ids}"
     " AND state IN ('BAD', 'LOST') RETURNING file"
 )
 _ASKED = (

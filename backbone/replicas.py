@@ -74,7 +74,8 @@ def mark(
     catalog: Catalog, connection: Connection, keys: Sequence[str], endpoint: int, state: str, *, actor: str, why: str, now: float
 ) -> int:
     """Say that copies are BAD (their bytes are wrong) or LOST (not there), in the caller's transaction; new copies are asked for
-    at once. A copy that is being deleted is left alone. Returns how many were AVAILABLE until now.
+    at once. A copy that is being deleted is left alone; one whose time is over stays due: the new one goes when it would have
+    gone. Returns how many were AVAILABLE until now.
     """
     numbers = list(catalog.file_ids(connection, keys).values())
     chosen = (catalog.among(t.replica.c.file, numbers), t.replica.c.endpoint == endpoint, t.replica.c.state == AVAILABLE)
@@ -83,7 +84,7 @@ def mark(
     if not files:
         return 0
     ids = catalog.id_list(files)
-    connection.execute(t.replica.update().where(*chosen).values(state=state, reason=why, due=None))
+    connection.execute(t.replica.update().where(*chosen).values(state=state, reason=why))
     connection.execute(
         sa.text(f"UPDATE bb_rule_file SET ok = false WHERE file {catalog.in_list} AND target = :at"), {"ids": ids, "at": endpoint}
     )

@@ -171,7 +171,7 @@ def _done(catalog: Catalog, transfers: Sequence[Transfer], source: int, target: 
                 "INSERT INTO bb_replica (file, endpoint, state, origin, verified)"
                 f" SELECT f.id, :target, 'AVAILABLE', false, :now FROM bb_file f WHERE f.id {catalog.in_list}"
                 " ON CONFLICT (file, endpoint) DO UPDATE"
-                " SET state = 'AVAILABLE', verified = excluded.verified, due = NULL, reason = NULL"
+                " SET state = 'AVAILABLE', verified = excluded.verified, reason = NULL"
             ),
             said,
         )

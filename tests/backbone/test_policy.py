@@ -12,7 +12,7 @@ from backbone.expiry import begin_deletions, deleted
 from backbone.history import history_of, recent
 from backbone.policy import Policy, load_policies
 from backbone.policy_plan import plan_for
-from backbone.transfers import done, failed, transfers
+from backbone.transfers import done, failed, transfers, wake
 
 DAY = 86400.0
 SHARED = {"dataset_type": "raw", "collection": "cam/raw/all", "instrument": "cam", "tags": "[]", "retention": "permanent"}
@@ -214,6 +214,28 @@ def test_unarchived_files_are_kept_thirty_days_at_both_ends_and_then_dropped_wit
     # The same file made once more from its provenance is a file again.
     assert place.backbone.register("base", files[:1], "tester") == 0
     assert place.backbone.explain(wanted[0]).dropped is None
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_a_copy_found_bad_after_its_time_is_made_again_and_goes_all_the_same(place, repaired):
+    copies = [{"at": "base", "keep": "30d"}, {"at": "ncsa", "keep": "30d"}]
+    place.apply({"name": "l1", "match": {"dataset_types": ["calexp"]}, "unarchived": True, "copies": copies})
+    place.backbone.register("base", place.files(1, dataset_type="calexp"), "tester")
+    (key,) = (f.key for f in place.files(1))
+    place.move()
+    place.time += 30 * DAY
+    place.backbone.work_off_ages()
+    place.backbone.mark([key], "ncsa", "BAD", actor="scrub", why="rotten")
+    place.time += DAY + 1
+    if not repaired:  # nothing may be removed where a mover may be writing at this moment
+        assert (place.delete("ncsa"), place.delete("base")) == ([], [])
+        assert place.take("base", "ncsa")
+        assert place.delete("ncsa") == []
+        wake(place.catalog, now=place.time + 61)
+    assert place.move() == 1
+    place.time += 700  # what stayed is looked at again
+    assert (place.delete("ncsa"), place.delete("base")) == ([key], [key])
+    assert place.backbone.explain(key).dropped == place.time
 
 
 def test_nothing_is_deleted_below_the_floor(place):
