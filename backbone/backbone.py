@@ -107,6 +107,10 @@ class Backbone:
         """Which of the keys are whole at `at`."""
         return replicas.present(self.catalog, keys, self.catalog.endpoint_id(at))
 
+    def known(self, keys: Iterable[str], at: str) -> set[str]:
+        """Of which of the keys there is a replica at `at`, whole, damaged or lost: whose registration has been."""
+        return replicas.known(self.catalog, keys, self.catalog.endpoint_id(at))
+
     def locate(self, keys: Iterable[str], who: Principal | None = None) -> dict[str, list[Replica]]:
         """Where files are or will be, whole copies first; unknown keys are left out. AccessRefused where `who` may not read."""
         asked = list(keys)

@@ -28,6 +28,16 @@ def present(catalog: Catalog, keys: Iterable[str], endpoint: int) -> set[str]:
     return {row.key for row in catalog.all(query)}
 
 
+def known(catalog: Catalog, keys: Iterable[str], endpoint: int) -> set[str]:
+    """Which of the keys the catalog has a replica of at the endpoint, in whatever state; one query."""
+    query = (
+        sa.select(t.file.c.key)
+        .join(t.replica, (t.replica.c.file == t.file.c.id) & (t.replica.c.endpoint == endpoint))
+        .where(catalog.among(t.file.c.key, keys))
+    )
+    return {row.key for row in catalog.all(query)}
+
+
 def locate(catalog: Catalog, keys: Iterable[str], *, now: float) -> dict[str, list[Replica]]:
     """Replicas of each known key, whole ones first, and where copies are on their way; three queries for any number."""
     asked = list(keys)

@@ -12,6 +12,8 @@ from typing import Any
 
 from payloads.frames import Rejected
 
+_LONGEST = 200  # bytes of a name; file systems hold 255, of which a copy takes some
+
 
 class Aside:
     """The folder `aside/` of a home: copies, and `list.jsonl` with one line a file."""
@@ -34,6 +36,9 @@ class Aside:
 
     def put(self, rejected: Iterable[Rejected], instrument: str) -> int:
         """Copy and list what is not listed yet; returns how many were new."""
+        rejected = list(rejected)
+        if not rejected:
+            return 0  # the list of all nights need not be read
         known = {(e["path"], e["sha256"], e["reason"]) for e in self.entries()}
         new = [r for r in rejected if (str(r.path), r.sha256, r.reason.value) not in known]
         if not new:
@@ -60,10 +65,14 @@ class Aside:
     def _store(self, item: Rejected) -> str | None:
         if item.sha256 is None:
             return None  # could not be read, so it cannot be copied either
-        name = f"{item.sha256[:12]}-{item.path.name}"
+        shown = item.path.name if len(item.path.name.encode()) <= _LONGEST else item.path.name[-_LONGEST // 4 :]
+        name = f"{item.sha256[:12]}-{shown}"
         target = self.folder / name
         if not target.exists():
             part = self.folder / f".{name}.part"
-            shutil.copyfile(item.path, part)
+            try:
+                shutil.copyfile(item.path, part)
+            except FileNotFoundError:
+                return None  # somebody has removed it since it was read
             os.replace(part, target)
         return name

@@ -75,7 +75,10 @@ def is_fits_name(name: str) -> bool:
 def check(path: Path, camera: Camera) -> Frame | Rejected:
     """Read the whole file once and judge it; never raises for what a file may contain."""
     try:
+        str(path).encode()
         content = path.read_bytes()
+    except UnicodeEncodeError:
+        return Rejected(path=path, sha256=None, reason=Reason.UNREADABLE, detail="its name is no text: give it another")
     except OSError as error:
         return Rejected(path=path, sha256=None, reason=Reason.UNREADABLE, detail=f"{error.strerror or error}")
     sha256 = hashlib.sha256(content).hexdigest()

@@ -22,6 +22,7 @@ from payloads.ids import exposure_id
 OBSERVATION_TYPES = frozenset({"science", "bias", "dark", "flat", "ptc", "monoflat", "spots", "spectrum", "focus", "engineering"})
 ON_SKY = frozenset({"science"})
 UNFILTERED = frozenset({"bias", "dark", "monoflat", "spots"})  # no light, or light that no filter made
+_LONGEST_S = 86_400.0
 _SEQ_SLOT_S = 6.0  # 14,400 slots a day fit the 14 bits that ids give seq_num
 
 
@@ -273,9 +274,8 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
         )
     if raw.begin is None:
         raise HeaderError("datetime_begin: the header has no time of observation")
-    exposure_time = 0.0 if kind == "bias" and raw.exposure_time_s is None else raw.exposure_time_s
-    if exposure_time is None or exposure_time < 0:
-        raise HeaderError(f"exposure_time: {exposure_time} is no time in seconds")
+    exposure_time = _duration("exposure_time", 0.0 if kind == "bias" and raw.exposure_time_s is None else raw.exposure_time_s)
+    dark_time = exposure_time if raw.dark_time_s is None else _duration("dark_time", raw.dark_time_s)
     physical_filter, band = _filter(raw.physical_filter, kind, camera)
     day_obs, seq_num = _number_of(raw, kind, camera)
     wcs = wcs_of(header) if camera.wcs == "header" else None
@@ -284,6 +284,10 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
         raise HeaderError("tracking_ra, tracking_dec: neither a pointing nor a usable WCS: where on the sky is this frame?")
     if dec is not None and not -90 <= dec <= 90:
         raise HeaderError(f"tracking_dec: {dec} is no declination in degrees")
+    if ra is not None and not -360 <= ra <= 360:
+        raise HeaderError(f"tracking_ra: {ra} is no right ascension in degrees")
+    if raw.rotation_deg is not None and not math.isfinite(raw.rotation_deg):
+        raise HeaderError(f"rotation_deg: {raw.rotation_deg} is no angle")
     detector = camera.detectors[0].id if raw.detector is None and len(camera.detectors) == 1 else raw.detector
     if detector is None:
         raise UnknownDetector(f"camera {camera.name} has {len(camera.detectors)} detectors, and the header does not say which")
@@ -295,7 +299,7 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
         datetime_begin=raw.begin,
         datetime_end=raw.begin + TimeDelta(exposure_time, format="sec"),
         exposure_time_s=exposure_time,
-        dark_time_s=exposure_time if raw.dark_time_s is None else raw.dark_time_s,
+        dark_time_s=dark_time,
         physical_filter=physical_filter,
         band=band,
         object=(raw.object or "unknown")[:64],
@@ -305,9 +309,16 @@ def _assemble(raw: _Raw, header: Mapping[str, Any], camera: Camera) -> Observati
         ra_deg=None if ra is None else ra % 360.0,
         dec_deg=dec,
         rotation_deg=raw.rotation_deg,
-        airmass=raw.airmass,
+        airmass=raw.airmass if raw.airmass is not None and math.isfinite(raw.airmass) else None,
         wcs=wcs,
     )
+
+
+def _duration(what: str, seconds: float | None) -> float:
+    """NaN, which compares with nothing, and what is longer than a day are no times of an exposure."""
+    if seconds is None or not 0 <= seconds <= _LONGEST_S:
+        raise HeaderError(f"{what}: {seconds} is no time in seconds")
+    return seconds
 
 
 def _filter(name: str | None, kind: str, camera: Camera) -> tuple[str, str]:

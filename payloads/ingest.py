@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from lsst.daf.butler import Butler, DatasetIdGenEnum, DatasetRef, DimensionRecord, FileDataset
+from lsst.resources import ResourcePath
 
 from backbone.errors import EndpointFull
 from payloads.aside import Aside
@@ -154,7 +156,7 @@ def _store(butler: Butler, camera: Camera, frames: list[Frame]) -> None:
     butler.ingest(
         *(
             FileDataset(
-                path=str(frame.path),
+                path=_resource(frame.path),
                 # The same file gets the same dataset id everywhere and again after a crash.
                 refs=DatasetRef(
                     dataset_type,
@@ -169,6 +171,11 @@ def _store(butler: Butler, camera: Camera, frames: list[Frame]) -> None:
         transfer="copy",  # never "direct": every key must be relative to the root (docs/adr/0002)
         skip_existing=True,
     )
+
+
+def _resource(path: Path) -> ResourcePath:
+    """A file as the Butler takes it; a plain path would be cut at a `#`, and `%41` in it be read as `A`."""
+    return ResourcePath(f"file://{quote(str(path))}", forceDirectory=False)
 
 
 @contextmanager

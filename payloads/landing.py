@@ -34,7 +34,9 @@ class Landing:
         return self._backbone is not None
 
     def tell(self, refs: Sequence[DatasetRef]) -> int:
-        """Register the files of datasets; those that are registered already are left alone. Returns how many were new."""
+        """Register the files of datasets; those that were registered there before are left alone, whatever has become of them:
+        that they were ingested says nothing of their bytes today. Returns how many were new.
+        """
         if self._backbone is None or not refs:
             return 0
         by_id = {ref.id: ref for ref in refs}
@@ -54,7 +56,9 @@ class Landing:
             for infos in tables.values()
             for info in infos
         ]
-        return self._backbone.register(self._place(self._backbone), files, ACTOR)
+        place = self._place(self._backbone)
+        known = self._backbone.known([file.key for file in files], place)
+        return self._backbone.register(place, [file for file in files if file.key not in known], ACTOR)
 
     def _place(self, backbone: Backbone) -> str:
         root = self._butler._datastore.root

@@ -150,6 +150,13 @@ def test_science_frame_with_a_wcs_needs_no_pointing(camera: Camera) -> None:
         ({"RA": None}, HeaderError, "where on the sky"),
         ({"RA": "ten"}, HeaderError, "'ten' is not an angle"),
         ({"DEC": 95.0}, HeaderError, "95.0 is no declination"),
+        ({"EXPTIME": "nan"}, HeaderError, "exposure_time: nan is no time"),
+        ({"EXPTIME": "inf"}, HeaderError, "exposure_time: inf is no time"),
+        ({"EXPTIME": "1e300"}, HeaderError, "exposure_time: 1e"),
+        ({"EXPTIME": 1e12}, HeaderError, "exposure_time: 1000000000000.0 is no time"),
+        ({"RA": "nan"}, HeaderError, "tracking_ra: nan is no right ascension"),
+        ({"RA": 1e300}, HeaderError, "is no right ascension"),
+        ({"DEC": "nan"}, HeaderError, "tracking_dec: nan is no declination"),
     ],
 )
 def test_header_that_cannot_be_used_says_which_keyword_and_why(
@@ -221,3 +228,8 @@ def test_real_header_is_read_by_a_class_of_astro_metadata_translator(
     assert (o.observation_type, o.day_obs) == expected
     assert 0 < o.seq_num < 1 << 14
     assert o.ra_deg is not None
+
+
+@pytest.mark.parametrize("said", ["nan", "inf"])
+def test_an_airmass_that_is_no_number_is_not_known(camera: Camera, said: str) -> None:
+    assert observe(HEADER | {"AIRMASS": said}, "x.fits", camera).airmass is None

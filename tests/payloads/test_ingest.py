@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from lsst.sphgeom import LonLat, UnitVector3d
 
 from backbone.errors import EndpointFull
+from backbone.home import open_backbone
 from payloads import ingest as module
 from payloads.camera import Camera
 from payloads.cli import ingest as command
@@ -360,3 +362,62 @@ def test_frames_of_one_camera_are_refused_as_another_s(shared_data: Path) -> Non
     (first, *_) = find_files([shared_data / "raw_m13_orion"])
     judged = check(first, Camera.load("lowell42"))
     assert judged.reason is Reason.OTHER_INSTRUMENT
+
+
+ODD_NAMES = ["a#b.fits", "a%41.fits", "a b?.fits", "a\nb.fits", "ü[1]*.fits", "x" * 250 + ".fits"]
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["good", "bad"])
+def test_files_of_odd_names_are_files(home: Path, camera: Camera, write_frame: Callable[..., Path], good: bool) -> None:
+    content = {}
+    for number, name in enumerate(ODD_NAMES, 1):
+        path = write_frame(f"{number}.fits", SEQNUM=number).rename(tmp := home.parent / "raw" / name)
+        if not good:
+            tmp.write_bytes(b"no frame %d" % number)
+        content[path] = tmp.read_bytes()
+    write_frame("aA.fits", SEQNUM=99)  # what `a%41` would be taken for
+    report = ingest(home, camera, [*content])
+    assert (report.ingested, len(report.rejected)) == ((len(ODD_NAMES), 0) if good else (0, len(ODD_NAMES)))
+    if good:
+        butler = open_repository(home / "repo")
+        sums = checksums(butler, refs := list(raws(home).values()))
+        assert {sums[ref.id] for ref in refs} == {hashlib.sha256(one).hexdigest() for one in content.values()}
+    else:
+        assert {(home / "aside" / e["stored"]).read_bytes() for e in listed(home)} == set(content.values())
+
+
+def test_file_whose_name_is_no_text_is_listed_and_the_rest_goes_on(
+    home: Path, camera: Camera, write_frame: Callable[..., Path]
+) -> None:
+    good = write_frame("good.fits", SEQNUM=1)
+    write_frame("bad.fits", SEQNUM=2).rename(good.with_name(os.fsdecode(b"b\xff.fits")))
+    result = CliRunner().invoke(command, ["--home", str(home), "--instrument", camera_file(home, camera), str(good.parent)])
+    assert result.exit_code == 0, result.exception
+    assert "1 ingested" in result.output
+    assert "its name is no text" in result.output
+    assert [entry["reason"] for entry in listed(home)] == ["unreadable"]
+
+
+def camera_file(home: Path, camera: Camera) -> str:
+    path = home / "camera.yaml"
+    path.write_text(json.dumps(camera.to_dict()))
+    return str(path)
+
+
+def test_ingesting_again_does_not_call_a_copy_whole_that_was_found_bad(
+    home: Path, camera: Camera, write_frame: Callable[..., Path]
+) -> None:
+    (home / "pachon.yaml").write_text("backbone:\n  endpoints: {base: {uri: repo}, ncsa: {uri: ncsa}}\n")
+    folder = write_frame(SEQNUM=1).parent
+    write_frame("second.fits", SEQNUM=2)
+    ingest(home, camera, [folder])
+    with closing(open_backbone(home)) as backbone:
+        first, second = sorted(key for key in backbone.endpoint("base").list("Testcam/raw/") if key.endswith(".fits"))
+        backbone.mark([first], "base", "BAD", actor="scrub", why="rotten")
+        backbone.mark([second], "base", "LOST", actor="scrub", why="gone")
+        manifests = list(backbone.endpoint("base").list("_pachon/"))
+        assert len(manifests) == 1
+        assert ingest(home, camera, [folder]).already == 2
+        states = {key: [r.state for r in backbone.locate([key])[key]] for key in (first, second)}
+        assert states == {first: ["BAD"], second: ["LOST"]}
+        assert list(backbone.endpoint("base").list("_pachon/")) == manifests, "nothing is told twice"
