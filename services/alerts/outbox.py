@@ -119,8 +119,12 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
         self, connection: Connection, call: _Call, now: Seen, fresh: Sequence[Packet], stored: Stored, at: float
     ) -> Added:
         """Fresh alerts made known: told where nobody has told the frame, else withheld."""
-        if connection.execute(sa.select(t.batch.c.id).where(t.batch.c.key == stored.key)).one_or_none() is not None:
-            return replace(_added(now), known=len(now.known) + len(fresh))  # another brought the same packets, byte by byte
+        same = connection.execute(sa.select(t.batch.c.withheld).where(t.batch.c.key == stored.key)).one_or_none()
+        if same is not None and not same.withheld:  # another brought these packets, byte by byte
+            return replace(_added(now), known=len(now.known) + len(fresh))
+        held = replace(_added(now), withheld=len(now.held) + len(fresh), told_by=now.told_by)
+        if same is not None:
+            return held
         told, frame = now.teller is None, asdict(call.frame)
         row = {**frame, "key": stored.key, "at": at, "origin": call.origin}
         row |= {"teller": now.teller, "withheld": 0 if told else len(fresh)}
@@ -128,7 +132,7 @@ class AlertOutbox(AbstractContextManager["AlertOutbox"]):
         rows = [_row(packet, batch, stored) for packet in fresh]
         if not told:
             self.book.insert_many(connection, t.withheld, rows)
-            return replace(_added(now), withheld=len(now.held) + len(fresh), told_by=now.told_by)
+            return held
         self.book.insert_many(connection, t.alert, rows)
         connection.execute(t.frame.insert().values(**frame, batch=batch))
         first, last = self.book.promise(connection, FULL, [packet.alert for packet in fresh], at=at)

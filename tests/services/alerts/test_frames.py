@@ -95,6 +95,9 @@ def test_the_same_bytes_from_another_are_no_other_packets(outbox, packet):
     outbox.add(VISIT, 1, [packet(1)], origin=NIGHT)
     assert outbox.add(VISIT, 1, [packet(1)], origin="prompt/n2") == Added(0, 1)
     assert held(outbox) == []
+    for origin in (BATCH, FIXED):
+        assert outbox.add(VISIT, 1, [packet(2)], origin=origin) == Added(0, 0, withheld=1, told_by=NIGHT)
+    assert held(outbox) == [(BATCH, NIGHT, [2])]
 
 
 def test_who_comes_between_a_look_and_the_transaction_is_seen(outbox, packet, monkeypatch):
