@@ -11,7 +11,7 @@ import click
 import yaml
 
 from workflow import tables_text
-from workflow.campaigns import Campaigns
+from workflow.campaigns import Campaigns, RetryReport
 from workflow.cli_options import actor_option, console, home_option, json_option, reason_option, yes_option
 from workflow.errors import ProductionError
 from workflow.selection import Selection
@@ -53,18 +53,25 @@ def retry(name: str, yes: bool, dry_run: bool, at_most: int | None, reason: str,
     if as_json:
         click.echo(json.dumps(done.as_json() | {"quanta": done.quanta}))
         return
-    verb = "would go" if only_show else "go"
-    steps = ", ".join(done.steps) or "none"
-    click.echo(
-        f"{done.failed} failed and {done.pruned} pruned quanta {verb} again, in steps: {steps}; "
-        f"about {tables_text.hours(done.core_hours)} of core time"
-    )
+    click.echo(_retry_words(done, only_show))
     if done.labels:
         console().print(tables_text.effect_table(done.labels, "by task"))
     if done.unplanned:
         click.echo(f"{done.unplanned} quanta that could not be planned again are left alone: a hot fix plans them")
     if only_show and (done.quanta or done.steps):
         click.echo(f"nothing is done yet; to run exactly these: pachon campaign retry {name} --yes --at-most {done.quanta}")
+
+
+def _retry_words(done: RetryReport, only_show: bool) -> str:
+    steps = ", ".join(done.steps)
+    if done.quanta:
+        verb, cost = "would go" if only_show else "go", tables_text.hours(done.core_hours)
+        return f"{done.failed} failed and {done.pruned} pruned quanta {verb} again, in steps: {steps}; about {cost} of core time"
+    if done.steps:
+        return (
+            f"no quantum failed; {'would be' if only_show else 'is'} planned or finished again, which failed before: step {steps}"
+        )
+    return "nothing failed: there is nothing to run again"
 
 
 @click.command()
@@ -129,7 +136,7 @@ def hotfix(
     Shows the blast radius; --yes does it. Outputs of accepted quanta that are concerned leave the published collections, and
     their quanta run again as a new generation, in a RUN of its own.
     """
-    selection = Selection(**{key: value for key, value in said.items() if value})
+    selection = Selection.said(**said)
     effect = Campaigns.open(home).hotfix(
         name,
         selection,

@@ -43,8 +43,8 @@ def _found(home: Path, name: str | None, campaign: str | None, label: str | None
     from workflow import quanta  # brings the Butler
 
     context = Context(Settings.load(home))
-    said: dict[str, Any] = {key: value for key, value in (("label", label), ("where", where)) if value}
-    return context, quanta.find(context, name=name, campaign=campaign, selection=Selection(**said) if said else None)
+    selection = Selection.said(label=label, where=where) if label or where else None
+    return context, quanta.find(context, name=name, campaign=campaign, selection=selection)
 
 
 @quantum.command()

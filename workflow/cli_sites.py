@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from itertools import groupby
 from pathlib import Path
@@ -11,15 +10,15 @@ import click
 
 from workflow.broker import Word
 from workflow.campaigns import Campaigns
+from workflow.cli_options import actor_option, home_option, json_option, reason_option
+from workflow.words import in_words
 
 
 @click.command("why")
 @click.argument("name")
 @click.option("--group", "group_name", metavar="STEP/GROUP", help="One group alone.")
-@click.option(
-    "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@home_option
+@json_option
 def why(name: str, group_name: str | None, home: Path, as_json: bool) -> None:
     """Why it is not running, why here, why it failed."""
     found = Campaigns.open(home).why(name, group_name)
@@ -41,11 +40,9 @@ def why(name: str, group_name: str | None, home: Path, as_json: bool) -> None:
 @click.option("--never", multiple=True, metavar="SITE", help="Never these sites; may be repeated.")
 @click.option("--only-machine", multiple=True, metavar="HOST", help="Only these machines; may be repeated.")
 @click.option("--never-machine", multiple=True, metavar="HOST", help="Never these machines; may be repeated.")
-@click.option("--reason", default="", help="Why, for the audit.")
-@click.option("--actor", default=getpass.getuser, show_default="your name", help="Who does this, for the audit.")
-@click.option(
-    "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
-)
+@reason_option
+@actor_option
+@home_option
 def sites(
     name: str,
     step: str,
@@ -61,4 +58,4 @@ def sites(
     """Say where a campaign may run and where not; without options it may run anywhere again."""
     word = Word(only=only, never=never, only_machines=only_machine, never_machines=never_machine)
     Campaigns.open(home).say_sites(name, word, actor=actor, step=step, group=group_name, why=reason)
-    click.echo(f"campaign {name}: noted; it holds from the engine's next round on")
+    click.echo(f"campaign {name}: {in_words(word)}; it holds from the engine's next round on")

@@ -265,7 +265,7 @@ def _planning(plan: StepPlan) -> Iterator[None]:
         raise TransientError(f"campaign {plan.campaign}, step {plan.step}: the registry did not answer: {error.orig}") from error
     except Exception as error:  # whatever Butler and pipeline say about this step, a person must read it
         raise PlanError(
-            f"campaign {plan.campaign}, step {plan.step} cannot be planned: {type(error).__name__}: {error}. "
+            f"campaign {plan.campaign}, step {plan.step} cannot be planned: {type(error).__name__}: {str(error).rstrip('. ')}. "
             f"Its pipeline is {plan.pipeline}, its query {plan.where!r} in {', '.join(plan.inputs)}"
         ) from error
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from workflow.errors import ProductionError
+from workflow.job import NULL
 from workflow.models import Strict, nearest, parse
 from workflow.rules import Hosts, Memory, Retries, Rule
 
@@ -253,7 +254,7 @@ class Production(Strict):
         """Pipelines named by a relative path made absolute from the production's own folder."""
         steps = tuple(
             step
-            if "://" in step.pipeline or step.pipeline.startswith("/")
+            if "://" in step.pipeline or step.pipeline.startswith(("/", NULL))
             else step.model_copy(update={"pipeline": str(folder.absolute() / step.pipeline)})
             for step in self.steps
         )

@@ -19,7 +19,7 @@ from backbone.errors import PermanentError
 from workflow.ledger import Ledger
 from workflow.ledger.audit import software
 from workflow.ledger.tables import accepted, job, quantum
-from workflow.models import Strict
+from workflow.models import Strict, parse
 from workflow.states import QuantumState
 
 _TERM = re.compile(r"(?P<name>[A-Za-z_]\w*)\s*(?P<op>=|!=|<=|>=|<|>|IN\b)\s*(?P<value>.+)", re.IGNORECASE | re.DOTALL)
@@ -49,6 +49,11 @@ class Selection(Strict):
     version: str | None = Field(
         default=None, description="PACKAGE=VERSION or PACKAGE!=VERSION of the accepted attempt's software"
     )
+
+    @classmethod
+    def said(cls, **what: Any) -> Selection:
+        """Of what a person said, empty values left out; SelectionError for what is no state or has no such name."""
+        return parse(cls, {key: value for key, value in what.items() if value}, what="the selection", error=SelectionError)
 
     def condition(self, ledger: Ledger, connection: Connection, campaign: str) -> sa.ColumnElement[bool]:
         """For a query of `quantum`; SelectionError for what cannot be understood."""

@@ -5,7 +5,7 @@ Bounded: of many groups and jobs only the first are explained, and how many more
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from workflow.context import Context
 from workflow.errors import UnknownCampaign
 from workflow.ledger.tables import action, group, job, outcome, placement, quantum, site_word
 from workflow.report import status
-from workflow.states import CAMPAIGN_TERMINAL, JobState, QuantumState, StepState
+from workflow.states import CAMPAIGN_TERMINAL, CampaignState, JobState, QuantumState, StepState
 from workflow.status import CampaignStatus, StepStatus
 
 MOST = 20  # groups, and jobs of one group, that are explained
@@ -54,8 +54,9 @@ def why(context: Context, name: str, group_name: str | None = None) -> Why:
     now = status(context, name)
     rows = _groups(context, name, group_name, now)
     findings = [] if group_name else [*_of_campaign(context, now), *_of_words(context, name), *_of_pools(context, now)]
+    counts = _counts(context, rows[:MOST])
     for row in rows[:MOST]:
-        findings += _of_group(context, row)
+        findings += _of_group(context, row, counts.get((row.step, row.name, row.generation), {}))
     if len(rows) > MOST:
         said = f"these are {MOST} of them; name one with --group"
         findings.append(Finding(subject="other groups", question="not running", answer=said))
@@ -91,14 +92,22 @@ def _groups(context: Context, name: str, wanted: str | None, now: CampaignStatus
 
 def _of_campaign(context: Context, now: CampaignStatus) -> list[Finding]:
     last = context.ledger.all(sa.select(action).where(action.c.campaign == now.name).order_by(action.c.seq.desc()).limit(1))
-    told = f"; last: {last[0].what} by {last[0].actor} {f'({last[0].why})' if last[0].why else ''}".rstrip() if last else ""
+    said = f" ({last[0].why})" if last and last[0].why not in ("", now.reason) else ""
+    told = f"; last: {last[0].what} by {last[0].actor}{said}" if last else ""
     found = [Finding(subject=now.name, question="state", answer=f"{now.state.value} {now.reason}".strip() + told)]
+    if now.state is CampaignState.FAILED:
+        next_step = f"mend what failed, then `pachon campaign retry {now.name}` shows what would run, and --yes runs it"
+        return [*found, Finding(subject=now.name, question="not running", answer=next_step)]
     if now.state in CAMPAIGN_TERMINAL:
         return found
+    if now.state is CampaignState.PAUSED:
+        resume = f"it is paused: `pachon campaign resume {now.name}` lets it go on"
+        found.append(Finding(subject=now.name, question="not running", answer=resume))
     working = next((s for s in now.steps if s.state is not StepState.SUCCEEDED), None)
-    return found + (
-        [Finding(subject=f"step {working.name}", question="not running", answer=_step_words(working))] if working else []
-    )
+    if working is None:
+        return found
+    question: Question = "state" if working.running else "not running"
+    return [*found, Finding(subject=f"step {working.name}", question=question, answer=_step_words(working))]
 
 
 def _step_words(step: StepStatus) -> str:
@@ -137,27 +146,35 @@ def _of_pools(context: Context, now: CampaignStatus) -> list[Finding]:
         try:
             free = pool.capacity()
             said = (
-                f"{free} more jobs would be taken"
+                f"it would take {free} more now"
                 if free
                 else "it takes no more jobs now: its slots are used, or it does not answer"
             )
         except PachonError as error:
-            said = f"it does not answer: {error}"
-        found.append(Finding(subject=f"pool {site}", question="not running", answer=said))
+            free, said = 0, f"it does not answer: {error}"
+        found.append(Finding(subject=f"pool {site}", question="state" if free else "not running", answer=said))
     return found
 
 
-def _of_group(context: Context, row: Any) -> list[Finding]:
+def _counts(context: Context, rows: Sequence[Any]) -> dict[tuple[str, str, int], dict[str, int]]:
+    """Quanta by state of each group: one look at the quanta of their steps, however many groups."""
+    if not rows:
+        return {}
+    key = (quantum.c.step, quantum.c.group_, quantum.c.generation)
+    groups = sa.or_(*(sa.and_(*(c == v for c, v in zip(key, (r.step, r.name, r.generation), strict=True))) for r in rows))
+    query = sa.select(*key, quantum.c.state, sa.func.count().label("n")).group_by(*key, quantum.c.state)
+    found: dict[tuple[str, str, int], dict[str, int]] = {}
+    for r in context.ledger.all(query.where(quantum.c.campaign == rows[0].campaign, quantum.c.current, groups)):
+        found.setdefault((r.step, r.group_, r.generation), {})[r.state] = r.n
+    return found
+
+
+def _of_group(context: Context, row: Any, counts: Mapping[str, int]) -> list[Finding]:
     subject = f"group {row.step}/{row.name}"
-    mine = (
-        quantum.c.campaign == row.campaign,
-        quantum.c.step == row.step,
-        quantum.c.group_ == row.name,
-        quantum.c.generation == row.generation,
-        quantum.c.current,
-    )
-    counts = context.ledger.all(sa.select(quantum.c.state, sa.func.count().label("n")).where(*mine).group_by(quantum.c.state))
-    found = [Finding(subject=subject, question="state", answer=", ".join(f"{r.n} {r.state}" for r in counts))]
+    states = [state for state in QuantumState if state in counts]
+    found = [
+        Finding(subject=subject, question="state", answer=", ".join(f"{counts[s]} {s}" for s in states) or "nothing current")
+    ]
     same = (
         placement.c.campaign == row.campaign,
         placement.c.step == row.step,
@@ -166,13 +183,12 @@ def _of_group(context: Context, row: Any) -> list[Finding]:
     )
     placed = context.ledger.all(sa.select(placement).where(*same).order_by(placement.c.ordinal))
     found += [Finding(subject=subject, question="here", answer=_placed_words(one, one is placed[-1])) for one in placed]
-    states = {r.state for r in counts}
     jobs = _jobs(context, row)
     if placed and placed[-1].waits:
         found.append(Finding(subject=subject, question="not running", answer=placed[-1].waits))
     elif QuantumState.READY in states and not jobs:
         found.append(Finding(subject=subject, question="not running", answer="it can run and waits for a free slot"))
-    elif states & {QuantumState.UNREADY} and not jobs:
+    elif QuantumState.UNREADY in states and not jobs:
         found.append(Finding(subject=subject, question="not running", answer="what it reads of other quanta is not accepted yet"))
     return found + [_job_words(context, one, subject) for one in jobs]
 

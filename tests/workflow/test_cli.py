@@ -16,6 +16,7 @@ from backbone.errors import TransientError
 from workflow.campaigns import Campaigns
 from workflow.cli import campaign, engine
 from workflow.loop import Pace, Stop, run_engine
+from workflow.selection import Selection, SelectionError
 
 
 @pytest.fixture
@@ -156,3 +157,9 @@ def test_the_engine_process_ends_well_when_asked_to(world):
     assert process.returncode == 0
     assert "it was told to" in rest
     assert engine.name == "engine"
+
+
+def test_a_state_that_is_none_is_an_error_of_ours_and_no_traceback():
+    with pytest.raises(SelectionError, match="SUCCEEDED"):
+        Selection.said(states=("DONE",))
+    assert Selection.said(label=None, where="", states=()) == Selection()

@@ -136,3 +136,10 @@ def test_config_takes_parameters_with_their_type_and_knows_no_others():
     steps[0]["config"]["combineBias"]["clip"] = "{day_ob}"
     with pytest.raises(ProductionError, match="day_obs"):
         Production.load({**GOOD, "steps": steps})
+
+
+def test_a_pipeline_beside_its_production_is_found_from_anywhere_and_the_null_payload_is_no_file(tmp_path):
+    steps = [{"name": "one", "pipeline": "null:5"}, {"name": "two", "pipeline": "mine.yaml#all"}]
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({"production": "p", "kind": "cpp", "steps": steps}))
+    assert [step.pipeline for step in Production.load(path).steps] == ["null:5", f"{tmp_path}/mine.yaml#all"]

@@ -211,8 +211,14 @@ def test_why_answers_from_the_broker_the_backbone_the_pool_and_the_attempts(make
     answers = {(f.subject, f.question): f.answer for f in sites.campaigns.why("c1").findings}
     assert "staging: 0 of " in answers["group pair/TinyCam-0", "not running"]
     assert "share 50%" in answers["group pair/TinyCam-0", "here"]
-    assert "1 more jobs would be taken" in answers["pool ncsa", "not running"]
+    assert answers["pool ncsa", "state"] == "it would take 1 more now"
+    sites.campaigns.pause("c1", "op", reason="cooling")
+    answers = {(f.subject, f.question): f.answer for f in sites.campaigns.why("c1").findings}
+    assert answers["c1", "state"] == "PAUSED cooling; last: pause (drain) by op", "and the reason once"
+    assert "pachon campaign resume c1" in answers["c1", "not running"]
+    sites.campaigns.resume("c1", "op")
     sites.finish()
+    assert "pachon campaign retry c1" in next(f.answer for f in sites.campaigns.why("c1").findings if f.question == "not running")
     (failed,) = [f for f in sites.campaigns.why("c1", "pair/TinyCam-3").findings if f.question == "failed"]
     assert failed.subject == "pair/first"
     assert "1 × science, its budget is used up" in failed.answer

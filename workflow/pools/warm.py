@@ -237,7 +237,8 @@ class WarmPool:
         job = self.poll([key])[key]
         worker = self._workers.of_job.get(key)
         if worker is None or job.state in POOL_ENDED:
-            return self._behind.why(key) if worker is None else f"{job.state} exit code {job.exit_code} {job.reason}".strip()
+            how = job.reason if job.exit_code is None else f"exit code {job.exit_code} {job.reason}".strip()
+            return self._behind.why(key) if worker is None else f"{job.state} at {self.name}: {how}"
         return f"{self._behind.why(worker.key)} (job {worker.jobs[key] + 1} of warm worker {worker.key})"
 
     def capacity(self, group: str = "") -> int:
