@@ -207,12 +207,12 @@ class Span(Conf):
 
     def placed(self, now: datetime) -> Span:
         """The last whole month (or year) that had ended by `now`, unless the conf says which days."""
-        if self.first_day and self.last_day:
-            if self.first_day > self.last_day:
-                raise ConfError(f"first_day {self.first_day} is after last_day {self.last_day}: exchange them")
-            return self
         first, last = last_whole(self.unit, now)
-        return self.model_copy(update={"first_day": self.first_day or first, "last_day": self.last_day or last})
+        placed = self.model_copy(update={"first_day": self.first_day or first, "last_day": self.last_day or last})
+        if placed.first_day > placed.last_day:
+            advice = "exchange them" if self.first_day and self.last_day else "say both"
+            raise ConfError(f"first_day {placed.first_day} is after last_day {placed.last_day}: {advice}")
+        return placed
 
     def subject(self) -> list[str]:
         """See Conf."""

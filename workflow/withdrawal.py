@@ -89,9 +89,28 @@ def withdraw(
 
 
 def withdrawn_inputs(context: Context, campaign: str) -> list[Product]:
-    """Withdrawn products that a campaign's quanta used, by themselves or by what these were given."""
+    """Withdrawn products that a campaign's quanta used, by themselves or by what these were given.
+
+    Asked for every template day after day: only campaigns that certified something can have made products of bad ones, so theirs
+    alone are looked through besides this one, all withdrawn products at once.
+    """
     gone = context.certifications.withdrawn()
-    return [p for p in gone if any(user.campaign == campaign for user in _trace(context, [p.dataset])[0])]
+    makers = {one.campaign for one in context.certifications.every()}
+    origins: dict[str, set[str]] = {p.dataset: {p.dataset} for p in gone}
+    wave = set(origins)
+    while wave:
+        used = [(q, user.dataset) for q, user in _users(context, wave, quantum.c.campaign.in_(makers))]
+        made = _made_by(context, {q for q, _ in used})
+        certified = {d for ids in context.certifications.holding(set().union(*made.values())).values() for d in ids}
+        wave = set()
+        for q, dataset in used:
+            for product in made.get(q, set()) & certified:
+                if new := origins[dataset] - origins.setdefault(product, set()):
+                    origins[product] |= new
+                    wave.add(product)
+    used_here = {user.dataset for _, user in _users(context, origins, quantum.c.campaign == campaign)}
+    bad = set().union(*(origins[dataset] for dataset in used_here))
+    return [p for p in gone if p.dataset in bad]
 
 
 def _trace(context: Context, datasets: Iterable[str]) -> tuple[list[User], dict[str, list[Product]]]:
@@ -104,7 +123,7 @@ def _trace(context: Context, datasets: Iterable[str]) -> tuple[list[User], dict[
         seen |= wave
         found = _users(context, wave)
         users |= {(quantum_id, user.dataset): user for quantum_id, user in found}
-        made = _made_by(context, {quantum_id for quantum_id, _ in found})
+        made = set().union(*_made_by(context, {quantum_id for quantum_id, _ in found}).values())
         wave = set()
         for collection, ids in context.certifications.holding(made - seen).items():
             here = [p for p in context.certifications.products(collection) if p.dataset in set(ids)]
@@ -113,20 +132,21 @@ def _trace(context: Context, datasets: Iterable[str]) -> tuple[list[User], dict[
     return sorted(users.values(), key=lambda u: (u.campaign, u.step, u.label, u.data_id)), products
 
 
-def _users(context: Context, datasets: Iterable[str]) -> list[tuple[str, User]]:
+def _users(context: Context, datasets: Iterable[str], *more: sa.ColumnElement[bool]) -> list[tuple[str, User]]:
     q, use = quantum, calibration_use
     query = (
         sa.select(q.c.id, q.c.campaign, q.c.step, q.c.label, q.c.data_id, q.c.state, use.c.dataset_type, use.c.dataset)
         .join(use, use.c.quantum == q.c.id)
-        .where(context.ledger.among(use.c.dataset, datasets), q.c.current)
+        .where(context.ledger.among(use.c.dataset, datasets), q.c.current, *more)
     )
     return [(r.id, User(**{k: getattr(r, k) for k in User.__dataclass_fields__})) for r in context.ledger.all(query)]
 
 
-def _made_by(context: Context, quanta: Iterable[str]) -> set[str]:
-    query = sa.select(outcome.c.records).join(accepted, accepted_outcome())
+def _made_by(context: Context, quanta: Iterable[str]) -> dict[str, set[str]]:
+    """Datasets that accepted attempts of these quanta wrote, by quantum."""
+    query = sa.select(outcome.c.quantum, outcome.c.records).join(accepted, accepted_outcome())
     rows = context.ledger.all(query.where(context.ledger.among(outcome.c.quantum, quanta)))
-    return {str(dataset) for row in rows for dataset in from_json(row.records).records}
+    return {row.quantum: {str(dataset) for dataset in from_json(row.records or {}).records} for row in rows}
 
 
 def _decertify(context: Context, collection: str, products: list[Product], actor: str, why: str) -> None:

@@ -69,6 +69,8 @@ def test_scheduled_run_takes_the_last_whole_span(dag, first, last):
 def test_span_that_ends_before_it_begins_is_refused():
     with pytest.raises(conf.ConfError, match="exchange"):
         conf.read("template", {"instrument": "simcam", "first_day": 20260202, "last_day": 20260101}, NOW)
+    with pytest.raises(conf.ConfError, match="20260301 is after last_day 20260228: say both"):
+        conf.read("template", {"instrument": "simcam", "first_day": 20260301}, NOW)
 
 
 def test_offline_works_off_the_first_campaign_of_its_night_unless_said():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
+from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from lsst.daf.butler import Butler
 
@@ -126,7 +129,15 @@ def test_a_withdrawn_product_names_who_used_it_and_the_older_one_is_read_again(w
     (gone,) = [p for p in books.products(COLLECTION) if p.state is ProductState.WITHDRAWN]
     assert (gone.data_id["detector"], gone.withdrawn_by, gone.why) == (2, "ana", "hot")
     assert books.find(COLLECTION).state is CertificationState.APPROVED
+    said = []
+    sa.event.listen(world.ledger._engine, "before_cursor_execute", lambda *a: said.append(a[2]))
     assert world.campaigns.withdrawn_inputs("c2") == [gone], "what it made should be made again"
+    asked = len(said)
+    others = [replace(gone, dataset=str(uuid.uuid4()), data_id={"detector": n}, state=ProductState.CERTIFIED) for n in range(9)]
+    books.write(replace(books.find(COLLECTION), collection="calib/old"), others)
+    books.withdraw("calib/old", [p.dataset for p in others], actor="ana", why="old")
+    assert world.campaigns.withdrawn_inputs("c2") == [gone]
+    assert len(said) == 2 * asked, "however many were withdrawn"
     world.start({**APPLY, "where": "instrument='TinyCam' AND detector IN (1, 2)"}, name="c3")
     assert "detector: 2" in world.finish("c3").step("apply").reason
     world.start({**APPLY, "where": "instrument='TinyCam' AND detector=1"}, name="c4")
