@@ -23,7 +23,7 @@ def main() -> None:
     campaigns = Campaigns(context.settings, context=context)
     known = [stats.Sample(label=k, n=200, wall_s=200 * s, peak_mb=300, grown_mb=None) for k, s in asked["warm"].items()]
     with context.ledger.begin() as connection:
-        stats.learn(connection, asked["production"]["production"], known)
+        stats.learn(context.ledger, connection, asked["production"]["production"], known)
     campaigns.prepare()
     if (context.settings.home / "repo" / "butler.yaml").exists():
         _ = context.butler  # an engine's process stands for months, and has its connection

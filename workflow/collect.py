@@ -81,7 +81,7 @@ def record(work: Work, connection: Connection, row: Any, segments: Sequence[Segm
         for o in rest
         if (about := taken.get(o.quantum))
     ]
-    stats.learn(connection, work.production.production, samples)
+    stats.learn(ledger, connection, work.production.production, samples)
 
 
 def _sorted_out(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:

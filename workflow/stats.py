@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from workflow.ledger import Ledger
 from workflow.ledger.tables import label_stats
 
 _REMEMBERED = 200  # samples; older ones fade
@@ -41,26 +43,33 @@ class Sample:
 def read(connection: Connection, production: str) -> dict[str, LabelStats]:
     """By label."""
     rows = connection.execute(sa.select(label_stats).where(label_stats.c.production == production))
-    return {r.label: LabelStats(samples=r.samples, wall_s=r.wall_s, peak_mb=r.peak_mb, memory_mb=r.memory_mb) for r in rows}
+    return {r.label: _stats(r) for r in rows}
 
 
-def learn(connection: Connection, production: str, samples: Iterable[Sample]) -> None:
-    """Add successes: a fading mean of wall times, the largest memory."""
+def _stats(row: Any) -> LabelStats:
+    return LabelStats(samples=row.samples, wall_s=row.wall_s, peak_mb=row.peak_mb, memory_mb=row.memory_mb)
+
+
+def learn(ledger: Ledger, connection: Connection, production: str, samples: Iterable[Sample]) -> None:
+    """Add successes: a fading mean of wall times, the largest memory. Campaigns of one production take turns at a label."""
     by_label: dict[str, list[Sample]] = {}
     for sample in samples:
         by_label.setdefault(sample.label, []).append(sample)
     if not by_label:
         return
-    known = read(connection, production)
-    for label, some in by_label.items():
-        new = _merged(known.get(label, LabelStats()), some)
+    blank = {"production": production, "samples": 0, "wall_s": 0.0, "peak_mb": 0.0}
+    labels = sorted(by_label)
+    mine = (label_stats.c.production == production, label_stats.c.label.in_(labels))
+    locked = sa.select(label_stats).where(*mine).order_by(label_stats.c.label).with_for_update()
+    rows = connection.execute(locked).all()
+    if len(rows) < len(labels):
+        ledger.insert_new(connection, label_stats, [{**blank, "label": label} for label in labels])
+        rows = connection.execute(locked).all()
+    for row in rows:
+        new = _merged(_stats(row), by_label[row.label])
         values = {"samples": new.samples, "wall_s": new.wall_s, "peak_mb": new.peak_mb, "memory_mb": new.memory_mb}
-        key = {"production": production, "label": label}
-        if label in known:
-            where = (label_stats.c.production == production, label_stats.c.label == label)
-            connection.execute(label_stats.update().where(*where).values(values))
-        else:
-            connection.execute(label_stats.insert().values({**key, **values}))
+        where = (label_stats.c.production == production, label_stats.c.label == row.label)
+        connection.execute(label_stats.update().where(*where).values(values))
 
 
 def _merged(old: LabelStats, some: list[Sample]) -> LabelStats:

@@ -71,7 +71,7 @@ def test_a_job_bears_its_key_and_its_group_in_the_order_of_the_productions(tmp_p
 def test_memory_that_a_task_was_found_to_need_is_asked_for_by_the_next_campaign(world):
     needed = stats.Sample(label="first", wall_s=0.1, peak_mb=100, grown_mb=4096)
     with world.ledger.begin() as connection:
-        stats.learn(connection, "tiny", [needed])
+        stats.learn(world.ledger, connection, "tiny", [needed])
     world.start({"subset": "pair"})
     world.finish()
     assert {r.memory_mb for r in world.pool.resources.values()} == {4096}

@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 
 from backbone import database
 from backbone.errors import TransientError
+from workflow import stats
 from workflow.accept import accept
 from workflow.clock import FakeClock
 from workflow.job import Outcome
@@ -255,3 +256,28 @@ def test_a_database_server_gives_up_clients_that_are_gone_or_stand_still(fresh_d
     ledger.close()
     assert said == GIVES_UP
     assert silent_ms == 60_000
+
+
+def test_two_campaigns_that_learn_of_one_label_at_once_lose_nothing(fresh_database):
+    ledger, done = Ledger.open(fresh_database), []
+
+    def learn(connection, grown_mb):
+        stats.learn(ledger, connection, "p", [stats.Sample(label="isr", wall_s=2.0, peak_mb=1.0, grown_mb=grown_mb)])
+
+    def other():
+        with ledger.begin() as connection:
+            learn(connection, None)
+        done.append(True)
+
+    with ledger.begin() as connection:
+        learn(connection, 4096)
+        thread = threading.Thread(target=other)
+        thread.start()
+        while not done and not ledger.all(sa.text("SELECT 1 FROM pg_locks WHERE NOT granted")):
+            pass
+    thread.join()
+    with ledger.read() as connection:
+        known = stats.read(connection, "p")
+    ledger.close()
+    assert done
+    assert known == {"isr": stats.LabelStats(samples=2, wall_s=2.0, peak_mb=1.0, memory_mb=4096)}
