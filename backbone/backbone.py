@@ -122,6 +122,8 @@ class Backbone:
         """Copy a file to a local path from a whole replica, that of `near` if there is one; its bytes are checked. A replica that
         is found bad or missing is said so, and the next one is taken. ObjectAbsent says where the file is to be, and when.
         """
+        if not path.parent.is_dir():
+            raise PermanentError(f"{path.parent} is no folder: {key} cannot be copied to {path}")
         found = self.locate([key], who).get(key, [])
 
         def damaged(replica: Replica, state: str, why: str) -> None:

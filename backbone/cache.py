@@ -7,6 +7,7 @@ its stripe, or `clean`, takes back; a killed eviction a row whose file is gone, 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -152,8 +153,10 @@ class Cache:
                 (place / "object").replace(self._path(name))
                 with db:
                     db.execute("UPDATE entry SET ready = 1 WHERE name = ?", (name,))
-            except BaseException:
+            except BaseException as error:
                 self._remove(db, name)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise EndpointFull(f"cache {self._folder}: no space left on its disk for {key}") from error
                 raise
             finally:
                 shutil.rmtree(place, ignore_errors=True)

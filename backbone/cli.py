@@ -235,7 +235,8 @@ def replicas(key: str, home: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table("AT", "STATE", "VERIFIED", "ETA", "REASON", title=f"{key}  sha256 {found[0].sha256 if found else '?'}")
+    click.echo(f"{key}  sha256 {found[0].sha256 if found else '?'}")
+    table = Table("AT", "STATE", "VERIFIED", "ETA", "REASON")
     for r in found:
         table.add_row(
             r.endpoint, coloured(r.state), date_text(r.verified), "" if r.eta_s is None else f"{r.eta_s:.0f} s", r.reason
@@ -247,7 +248,7 @@ def replicas(key: str, home: Path, as_json: bool) -> None:
 @click.option("--state", type=click.Choice(["PENDING", "WAITING", "RUNNING", "STUCK"]), help="Only these.")
 @click.option("--to", "target", help="Only those to this endpoint.")
 @click.option("--key", "keys", multiple=True, help="Only those of this file; may be repeated.")
-@click.option("--limit", default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--retry", "again", is_flag=True, help="Let what is STUCK be tried again.")
 @with_actor
 @with_home

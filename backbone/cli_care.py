@@ -40,8 +40,14 @@ def _show(found: list[Any], as_json: bool, *columns: str) -> None:
     table = Table(*(c.upper().replace("_", " ") for c in columns))
     for one in found:
         values = plain(one)
-        table.add_row(*("; ".join(map(str, v)) if isinstance(v := values[c], list) else str(v) for c in columns))
+        table.add_row(*(_cell(values[c]) for c in columns))
     console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @click.command()

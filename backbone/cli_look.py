@@ -9,6 +9,7 @@ from rich.table import Table
 
 from backbone.backbone import Backbone
 from backbone.cli import coloured, console, plain, print_json, progress_bar, with_actor, with_home, with_json
+from backbone.errors import PermanentError
 from backbone.explain import Explanation
 from backbone.history import history_of, recent
 from backbone.home import open_backbone
@@ -107,7 +108,9 @@ def _show_effect(opened: Backbone, effect: Effect, as_json: bool, *, done: bool 
 
 @click.command()
 @click.argument("key", required=False)
-@click.option("--limit", default=50, show_default=True, help="Without KEY: so many of the last events.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Without KEY: so many of the last events."
+)
 @with_home
 @with_json
 def history(key: str | None, limit: int, home: Path, as_json: bool) -> None:
@@ -128,6 +131,8 @@ def history(key: str | None, limit: int, home: Path, as_json: bool) -> None:
 @with_home
 def page(out: Path, home: Path) -> None:
     """Write the backbone's page to OUT, one file that needs no other."""
+    if not out.parent.is_dir():
+        raise PermanentError(f"{out.parent} is no folder: the page cannot be written to {out}")
     part = out.with_name(f".{out.name}.part")
     part.write_text(page_of(overview(open_backbone(home))), encoding="utf-8")
     part.replace(out)

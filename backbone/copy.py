@@ -58,6 +58,8 @@ def copy_one(source: Endpoint, target: Endpoint, transfer: Transfer, pace: Pace)
         return _by_file(source, target, transfer, pace)
     except PachonError as error:
         return Failure(error)
+    except OSError as error:  # of the file on the way: this machine's disk is full, say
+        return Failure(TransientError(f"{transfer.file.key} by way of {tempfile.gettempdir()}: {error}"))
 
 
 def copy_by_server(source: Endpoint, target: Endpoint, transfer: Transfer) -> Failure | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 _refusals = logging.getLogger("backbone.refused")
+_refusals.addHandler(logging.NullHandler())  # where nobody keeps a log, whoever is refused is told once, by the error
 
 
 class PachonError(Exception):

@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
@@ -129,17 +128,25 @@ class FolderEndpoint:
             yield stream
 
     def fetch(self, key: str, path: Path) -> ObjectInfo:
-        """Copy the object to a local path."""
-        source = self._path(key)
-        part = path.parent / f"{_PART}{uuid.uuid4().hex}"
-        with self._translated("fetch", key):
+        """Copy the object to a local path. What is wrong with that path is an OSError, and says nothing of the object."""
+        source, part = self._path(key), path.parent / f"{_PART}{uuid.uuid4().hex}"
+        digest, size = hashlib.sha256(), 0
+        with ExitStack() as stack:
+            with self._translated("fetch", key):
+                stream = stack.enter_context(source.open("rb"))
             try:
-                shutil.copyfile(source, part)
-                info = ObjectInfo(key=key, size=part.stat().st_size, sha256=sha256_of(part))
+                with part.open("xb") as out:
+                    while block := self._block(stream, key):
+                        digest.update(block)
+                        size += out.write(block)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
-        return info
+        return ObjectInfo(key=key, size=size, sha256=digest.hexdigest())
+
+    def _block(self, stream: BinaryIO, key: str) -> bytes:
+        with self._translated("fetch", key):
+            return stream.read(_BLOCK_BYTES)
 
     def info(self, key: str) -> ObjectInfo:
         """Size and checksum."""

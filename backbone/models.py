@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -36,6 +37,14 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
+def _given(problem: Any) -> str:
+    """What stands where something of another kind should: YAML reads `off` and `no` as false."""
+    given = problem["input"]
+    if problem["type"] != "string_type" or not isinstance(given, bool | int | float):
+        return ""
+    return f", this is {json.dumps(given)}: put it in quotes"
+
+
 def parse(model: type[M], data: Any, *, what: str, error: type[PermanentError]) -> M:
     """`data` as a `model`; raises `error` with one line for each thing that is wrong, each naming its place in `what`."""
     if not isinstance(data, Mapping):
@@ -44,7 +53,8 @@ def parse(model: type[M], data: Any, *, what: str, error: type[PermanentError]) 
         return model.model_validate(data)
     except ValidationError as problems:
         lines = [
-            f"{what}: {'.'.join(str(part) for part in p['loc']) or 'top level'}: {p['msg'].removeprefix('Value error, ')}"
+            f"{what}: {'.'.join(str(part) for part in p['loc']) or 'top level'}: "
+            f"{p['msg'].removeprefix('Value error, ')}{_given(p)}"
             for p in problems.errors()
         ]
         raise error("\n".join(lines)) from problems

@@ -7,14 +7,16 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from backbone.backbone import Backbone
-from backbone.errors import TransientError
+from backbone.errors import PermanentError, TransientError
 from backbone.home import open_backbone
+from backbone.models import nearest
 from backbone.mover import Mover, Round
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,13 @@ def _opened(home: Path, stop: threading.Event) -> Backbone | None:
     return None
 
 
+def _check_links(backbone: Backbone, links: Iterable[tuple[str, str]]) -> None:
+    known = [f"{link.source}:{link.target}" for link in backbone.settings.all_links()]
+    for source, target in links:
+        if f"{source}:{target}" not in known:
+            raise PermanentError(f"there is no link {source}:{target}; {nearest(f'{source}:{target}', known)}")
+
+
 @click.command()
 @click.option(
     "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
@@ -47,6 +56,7 @@ def _opened(home: Path, stop: threading.Event) -> Backbone | None:
 def mover(home: Path, once: bool, links: tuple[str, ...]) -> None:
     """Copy what policies and rules ask for, and delete what they let go; any number of movers may run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     chosen = frozenset((a, b) for a, _, b in (link.partition(":") for link in links)) or None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,6 +65,7 @@ def mover(home: Path, once: bool, links: tuple[str, ...]) -> None:
     if backbone is None:
         return
     try:
+        _check_links(backbone, chosen or ())
         with Mover(backbone, links=chosen) as worker:
             if not once:
                 worker.run(stop, say=_say)

@@ -25,7 +25,10 @@ class ProductTask:
 
 def product_order(pipeline: str) -> list[ProductTask]:
     """Tasks of a pipeline (URI), each after those whose products it reads; OrderError for circles. Equals go by name."""
-    graph = Pipeline.from_uri(pipeline).to_graph()
+    try:
+        graph = Pipeline.from_uri(pipeline).to_graph()
+    except (OSError, ValueError, LookupError) as error:
+        raise OrderError(f"{pipeline}: no pipeline that can be read: {error}") from error
     makes = {task.label: {edge.parent_dataset_type_name for edge in task.outputs.values()} for task in graph.tasks.values()}
     maker = {product: label for label, products in makes.items() for product in products}
     reads = {

@@ -236,7 +236,7 @@ class Camera(_Strict):
         if path.suffix in (".yaml", ".yml"):
             if not path.exists():
                 raise CameraError(f"{path}: no such camera description")
-            return cls.from_dict(yaml.safe_load(path.read_text()), str(path))
+            return cls.from_dict(read_yaml(path, CameraError), str(path))
         known = {p.name.removesuffix(".yaml"): p for p in resources.files("payloads").joinpath("cameras").iterdir()}
         if str(name_or_path) not in known:
             near = difflib.get_close_matches(str(name_or_path), known, 1)
@@ -247,8 +247,16 @@ class Camera(_Strict):
         return cls.from_dict(yaml.safe_load(known[str(name_or_path)].read_text()), f"{name_or_path}.yaml")
 
 
+def read_yaml(path: Path, error: type[PermanentError]) -> Any:
+    """What a file of YAML says; `error` where it is none."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as caught:
+        raise error(f"{path}: not readable as YAML: {caught}") from caught
+
+
 def _explain(source: str, error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in error["loc"]) or "top level"
     if error["type"] == "extra_forbidden":
         model: Any = Camera
         for part in error["loc"][:-1]:

@@ -7,11 +7,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backbone.errors import PermanentError
-from payloads.camera import Observatory
+from payloads.camera import Observatory, read_yaml
 
 
 class SurveyConfigError(PermanentError, ValueError):
@@ -276,7 +275,7 @@ class SurveyConfig(_Strict):
             path = presets[str(name_or_path)]
         if not path.exists():
             raise SurveyConfigError(f"{path}: no such survey description; presets are {', '.join(presets)}")
-        return cls.from_dict(yaml.safe_load(path.read_text()), str(path))
+        return cls.from_dict(read_yaml(path, SurveyConfigError), str(path))
 
 
 def _explain(source: str, error: Any) -> str:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import click
 
+from backbone.errors import PermanentError
+from backbone.models import nearest
 from payloads.ids import exposures_of
 from services.alerts.book import FULL
 from services.alerts.collected import collect
@@ -27,6 +29,7 @@ from services.alerts.service import AlertService
 from services.broker import keep_secret, secret_in
 from services.cli_options import night_options
 
+NUMBER = click.IntRange(0, 2**63 - 1)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -48,7 +51,8 @@ def until_told() -> threading.Event:
 def log_to_output() -> None:
     """What a service says goes into the log that `pachon up` keeps of it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    logging.getLogger("rstream").setLevel(logging.WARNING)
+    for noisy in ("rstream", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 @click.group()
@@ -57,7 +61,7 @@ def alerts() -> None:
 
 
 @alerts.command()
-@click.argument("alert", type=int)
+@click.argument("alert", type=NUMBER)
 @click.option("--avro", "path", type=click.Path(path_type=Path, dir_okay=False), help="Write the packet to an Avro file instead.")
 @click.option("--cutouts", is_flag=True, help="Print the cut-outs too, in base64.")
 @click.option("--of", "origin", help="The one that was withheld from this night or RUN (`pachon alerts withheld`).")
@@ -80,7 +84,7 @@ def _plain(value: Any, cutouts: bool) -> Any:
 
 
 @alerts.command()
-@click.argument("visit", type=int)
+@click.argument("visit", type=NUMBER)
 @with_home
 def visit(visit: int, home: Path) -> None:
     """List detector and id of every alert of a visit."""
@@ -90,7 +94,7 @@ def visit(visit: int, home: Path) -> None:
 
 
 @alerts.command("object")
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @with_home
 def of_object(number: int, home: Path) -> None:
     """List the ids of every alert about a DIAObject."""
@@ -176,6 +180,8 @@ def distribute(once: bool, home: Path) -> None:
 def replay(name: str, secret: Path, path: Path, archive: bool, since: datetime | None, until: int | None, home: Path) -> None:
     """Collect a subscriber's alerts, from where the file is: each once, however often this is broken off and begun again."""
     log_to_output()
+    if not path.absolute().parent.is_dir():
+        raise PermanentError(f"{path.absolute().parent} is no folder: alerts cannot be collected into {path}")
     with AlertService(home) as service:
         stream = service.subscribers.stream_of(name)
         start = 0 if since is None else position_at(service.outbox.book, stream, since.replace(tzinfo=UTC).timestamp())
@@ -203,6 +209,9 @@ def subscriber() -> None:
 def add(name: str, stream: str, actor: str, home: Path) -> None:
     """Make a subscriber; its secret goes to HOME/secrets/alerts-NAME, and is kept nowhere else."""
     with AlertService(home) as service:
+        streams = {FULL, *service.outbox.book.streams()}
+        if stream not in streams:
+            raise PermanentError(f"there is no stream {stream!r}; {nearest(stream, sorted(streams))}")
         click.echo(
             f"subscriber {name} of {stream}: secret in {_kept(home, name, service.subscribe(name, actor=actor, stream=stream))}"
         )

@@ -61,8 +61,11 @@ def filters() -> None:
 def add(name: str, text: str | None, user: str, ready: str | None, home: Path) -> None:
     """Define a filter, or give one another text; holds for alerts from now on."""
     with AlertService(home) as service:
+        streams = {SERVICE: FULL, **{one.name: one.stream for one in service.subscribers.all()}}
+        if streams.get(user, feed(user)) != feed(user):
+            raise PermanentError(f"{user} is a subscriber of {streams[user]}: whoever has filters needs a name of its own")
         opened(service).define(user, name, _text(text, ready), service.settings)
-        if user not in {one.name for one in service.subscribers.all()}:
+        if user not in streams:
             path = home / "secrets" / f"alerts-{user}"
             keep_secret(path, service.subscribe(user, actor=user, stream=feed(user)))
             click.echo(f"user {user}: reads {feed(user)} with the secret in {path}")
@@ -85,9 +88,14 @@ def check(text: str | None, ready: str | None, path: Path | None) -> None:
     import fastavro
 
     with path.open("rb") as stream:
-        reader = fastavro.reader(stream)
-        made = Filter.of(wanted, kind_of(reader.writer_schema))
-        found = [made.passes(packet) for packet in reader]  # type: ignore[arg-type]
+        try:
+            reader = fastavro.reader(stream)
+            made = Filter.of(wanted, kind_of(reader.writer_schema))
+            found = [made.passes(packet) for packet in reader]  # type: ignore[arg-type]
+        except PermanentError:
+            raise
+        except Exception as error:  # fastavro raises whatever its readers run into
+            raise PermanentError(f"{path}: not a whole Avro file of packets: {error!r}"[:300]) from error
     click.echo(f"{sum(found)} of {len(found)} pass")
 
 

@@ -26,8 +26,8 @@ def telemetry() -> None:
 
 
 @telemetry.command()
-@click.option("--after", default=0, show_default=True, help="Begin after this position.")
-@click.option("--limit", default=1000, show_default=True)
+@click.option("--after", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Begin after this position.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
 @_HOME
 def read(after: int, limit: int, home: Path) -> None:
     """Print reports in their order, a line of JSON each."""
@@ -54,6 +54,7 @@ def forward(once: bool, home: Path) -> None:
     from services.telemetry.gateway import Gateway  # kombu is for those who have a broker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

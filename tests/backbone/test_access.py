@@ -3,7 +3,7 @@
 import pytest
 
 from backbone.access import Principal
-from backbone.errors import AccessRefused, TransientError
+from backbone.errors import AccessRefused, PermanentError, TransientError
 from backbone.history import history_of, recent
 
 ANNA, BO = Principal(name="anna"), Principal(name="bo", groups=frozenset({"science"}))
@@ -131,3 +131,10 @@ def test_fetch_takes_another_copy_where_an_endpoint_lets_nobody_in(place, tmp_pa
     monkeypatch.setattr(place.backbone.endpoint("ncsa"), "fetch", refuses)
     with pytest.raises(AccessRefused, match="expired"):
         place.backbone.fetch("a/1", tmp_path / "out")
+
+
+def test_a_reader_without_a_folder_to_write_to_loses_no_copy(place, tmp_path):
+    place.put("a/1", b"hello")
+    with pytest.raises(PermanentError, match="is no folder"):
+        place.backbone.fetch("a/1", tmp_path / "typo" / "out")
+    assert place.states("a/1") == {"base": "AVAILABLE"}

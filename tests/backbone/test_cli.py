@@ -186,3 +186,25 @@ def test_a_cache_keeps_what_a_night_needs_until_it_is_let_go(home, run, frame):
     tight = ["--max-gb", "0.0000001"]
     assert run("cache", folder, *tight)["objects"] == 1, "it is pinned, whatever the bound"
     assert run("cache", folder, *tight, "--let-go", "night")["objects"] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("get", "a/1", "/no/folder/out"), "/no/folder is no folder"),
+        (("page", "/no/folder/page.html"), "/no/folder is no folder"),
+        (("mover", "--once", "--link", "base:nsca"), "no link base:nsca; did you mean 'base:ncsa'"),
+    ],
+)
+def test_mistakes_are_told_in_words(home, run, frame, argv, words):
+    run("put", str(frame), "--at", "base", "--type", "raw", "--key", "a/1")
+    with pytest.raises(PermanentError, match=words):
+        run(*argv, as_json=False)
+    assert [r["state"] for r in run("replicas", "a/1") if r["endpoint"] == "base"] == ["AVAILABLE"]
+
+
+def test_a_word_that_yaml_reads_as_false_is_said_to_be_one(home, run):
+    settings = home / "pachon.yaml"
+    settings.write_text(settings.read_text().replace("off_site: vault", "off_site: off"))
+    with pytest.raises(PermanentError, match="this is false: put it in quotes"):
+        run("usage")

@@ -343,3 +343,11 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch)
         list(endpoint.list(""))
     with pytest.raises(AccessRefused):
         endpoint.discard("a/")
+
+
+def test_a_place_that_cannot_be_written_to_says_nothing_of_the_object(endpoint, tmp_path):
+    endpoint.put("k", b"content")
+    with pytest.raises(FileNotFoundError) as caught:
+        endpoint.fetch("k", tmp_path / "no" / "folder" / "out")
+    assert not isinstance(caught.value, ObjectAbsent)
+    assert endpoint.fetch("k", tmp_path / "out").size == 7

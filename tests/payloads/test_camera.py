@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from payloads.camera import Camera, CameraError, parse_section
+from payloads.simulator.config import SurveyConfig, SurveyConfigError
 
 NAMES = sorted(p.name.removesuffix(".yaml") for p in resources.files("payloads").joinpath("cameras").iterdir())
 
@@ -104,3 +105,15 @@ def test_unknown_detector_and_filter_are_answered_with_the_known_ones(camera: Ca
 def test_a_place_that_is_not_on_earth_or_not_whole_is_refused(camera: Camera, place: dict[str, float], says: str) -> None:
     with pytest.raises(CameraError, match=says):
         Camera.from_dict(camera.to_dict() | {"observatory": place})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"a: [b\n", "not readable as YAML"), (b"\xff\xfe", "not readable as YAML"), (b"5\n", "top level")]
+)
+def test_a_file_that_is_no_description_is_said_to_be_none(tmp_path, content, words):
+    path = tmp_path / "camera.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CameraError, match=words):
+        Camera.load(path)
+    with pytest.raises(SurveyConfigError, match=r"camera\.yaml"):
+        SurveyConfig.load(path)

@@ -88,3 +88,31 @@ def test_what_the_ocs_is_told_can_be_read(run):
         telemetry.send(DetectorQuality(instrument="cam", visit=7, detector=3, depth_mag=24.1))
     assert json.loads(run("telemetry", "read"))["values"]["depth_mag"] == 24.1
     assert run("telemetry", "status") == "1 reports, 0 sent; the OCS reads the database\n"
+
+
+def test_a_name_that_is_another_subscribers_has_no_filters_and_the_filter_service_keeps_its_own(run):
+    run("alerts", "subscriber", "add", "ana")
+    for user, stream in (("ana", "alerts"), ("filters", "alerts")):
+        said = run("filter", "add", "f", "diaSource.snr > 3", "--user", user, ok=False)
+        assert f"{user} is a subscriber of {stream}" in said
+    assert run("filter", "list") == ""
+    run("filter", "run", "--until", "0")
+    run("filter", "add", "f", "diaSource.snr > 3", "--user", "bo")
+    run("filter", "add", "g", "diaSource.snr > 4", "--user", "bo")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("alerts", "subscriber", "add", "one", "--stream", "alrets"), "did you mean 'alerts'"),
+        (("alerts", "replay", "--as", "one", "--secret", __file__, "--into", "/no/folder/inbox"), "/no/folder is no folder"),
+        (("filter", "check", "diaSource.snr > 3", "--on", __file__, "!"), "not a whole Avro file"),
+    ],
+)
+def test_mistakes_are_told_in_words(run, argv, words):
+    assert words in run(*argv, ok=False)
+
+
+def test_numbers_that_no_alert_can_have_are_refused_by_their_option(run):
+    for argv in (("alerts", "visit", str(2**64)), ("alerts", "get", str(2**64)), ("telemetry", "read", "--limit", "-1")):
+        run(*argv, ok=False)
