@@ -42,7 +42,7 @@ def test_what_is_urgent_goes_first_and_a_slot_stays_free_for_the_night(opened, m
     until(lambda: set(states(pool, [*low, "o1"])) == {PoolState.HELD})
     with no_negotiation(condor.server("ncsa")):
         pool.release([*low, "o1"])
-        until(lambda: waiting(condor.server("ncsa")) == {"drp": len(low), "offline": 1})
+        until(lambda: waiting(condor.server("ncsa")) >= Counter(drp=len(low), offline=1))  # or more: another test's may end late
     until(lambda: states(pool, [*low, "o1"]).count(PoolState.RUNNING) == general)
     assert pool.poll(["o1"])["o1"].state is PoolState.RUNNING
     assert pool.capacity("drp") == 0
