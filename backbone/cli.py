@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from backbone.access import Principal
 from backbone.backbone import Backbone
@@ -206,7 +206,7 @@ def locate(keys: tuple[str, ...], home: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table("KEY", "WHOLE AT", "ON THEIR WAY TO", "DAMAGED AT")
+    table = Table(Column("KEY", overflow="fold"), "WHOLE AT", "ON THEIR WAY TO", "DAMAGED AT")
     for key, replicas in found.items():
         whole = [r.endpoint for r in replicas if r.state == "AVAILABLE"]
         coming = [
@@ -267,7 +267,7 @@ def transfers_(
     if as_json:
         print_json(found)
         return
-    table = Table("STATE", "FROM", "TO", "PRIORITY", "DEADLINE", "TRIES", "KEY", "REASON")
+    table = Table("STATE", "FROM", "TO", "PRIORITY", "DEADLINE", "TRIES", Column("KEY", overflow="fold"), "REASON")
     for x in found:
         row = (x.source or "?", x.target, str(x.priority), date_text(x.deadline), str(x.attempts), x.key, x.reason)
         table.add_row(coloured(x.state), *row)

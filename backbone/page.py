@@ -73,9 +73,9 @@ def verdict(overview: Overview) -> str:
     if overview.stuck:
         said.append(f"{len(overview.stuck)}{'+' if len(overview.stuck) == 100 else ''} stuck")
     if damaged:
-        said.append(f"{damaged:,} replicas damaged and asked for again")
+        said.append(f"{damaged:,} replica{'' if damaged == 1 else 's'} damaged and asked for again")
     if backlog:
-        said.append(f"{backlog:,} copies on their way")
+        said.append(f"{backlog:,} {'copy' if backlog == 1 else 'copies'} on the way")
     if overview.waiting:
         said.append(
             f"{len(overview.waiting)}{'+' if len(overview.waiting) == 100 else ''} waiting for another try or for a source"

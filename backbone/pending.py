@@ -23,6 +23,7 @@ UNWANTED = """NOT EXISTS (SELECT 1 FROM bb_want w WHERE w.cohort = f.cohort AND 
  AND NOT EXISTS (SELECT 1 FROM bb_rule_file rf WHERE rf.file = f.id AND rf.target = {endpoint})"""
 
 _NO_SOURCE = "no whole copy has a link to there yet"
+NOWHERE = "no whole copy is left anywhere"
 
 _REQUEST = f"""
 INSERT INTO bb_transfer (file, target, source, state, priority, deadline, created, attempts, reason)
@@ -94,7 +95,7 @@ def leave_source(catalog: Catalog, connection: Connection, files: Iterable[int],
     connection.execute(
         sa.text(
             f"UPDATE bb_transfer SET due = NULL, state = CASE WHEN {whole} THEN 'WAITING' ELSE 'STUCK' END,"
-            f" reason = CASE WHEN {whole} THEN '{_NO_SOURCE}' ELSE 'no whole copy is left anywhere' END"
+            f" reason = CASE WHEN {whole} THEN '{_NO_SOURCE}' ELSE '{NOWHERE}' END"
             f" WHERE {where} AND source IS NULL"
         ),
         {"ids": ids},

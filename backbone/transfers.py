@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 from backbone import tables as t
 from backbone.catalog import Catalog
 from backbone.cohorts import tags_of
-from backbone.files import PENDING, RUNNING, SHARED, STUCK, WAITING, NewFile
+from backbone.files import AVAILABLE, PENDING, RUNNING, SHARED, STUCK, WAITING, NewFile
 from backbone.flow import add
 from backbone.history import NOTE_MANY, note
-from backbone.pending import find_sources
+from backbone.pending import NOWHERE, find_sources
 from backbone.register import arrived
 
 _LEASE_OVER = "the mover that had it said nothing more; it is taken up again"
@@ -186,7 +186,7 @@ def _done(catalog: Catalog, transfers: Sequence[Transfer], source: int, target: 
 
 def failed(catalog: Catalog, transfer: Transfer, *, reason: str, delay_s: float, now: float, stuck: bool = False) -> bool:
     """An attempt came to nothing: it is tried again after `delay_s`, from the next source if there are several; or it is STUCK,
-    for a person to look at. False where the lease was lost.
+    for a person to look at, as it is where no whole copy is left anywhere. False where the lease was lost.
     """
     target, source = catalog.endpoint_id(transfer.target), catalog.endpoint_id(transfer.source)
     x = t.transfer
@@ -195,6 +195,8 @@ def failed(catalog: Catalog, transfer: Transfer, *, reason: str, delay_s: float,
             return False
         chosen = (x.c.file == transfer.number, x.c.target == target)
         following = _next_source(connection, transfer.number, source, target)
+        if following is None and not stuck and not _is_whole_somewhere(connection, transfer.number):
+            stuck, reason = True, NOWHERE
         connection.execute(
             x.update()
             .where(*chosen)
@@ -210,6 +212,11 @@ def failed(catalog: Catalog, transfer: Transfer, *, reason: str, delay_s: float,
         if stuck:
             note(connection, at=now, actor=transfer.worker, what="stuck", file=transfer.number, endpoint=target, why=reason)
     return True
+
+
+def _is_whole_somewhere(connection: Connection, file: int) -> bool:
+    whole = sa.select(t.replica.c.file).where(t.replica.c.file == file, t.replica.c.state == AVAILABLE)
+    return connection.execute(whole.limit(1)).first() is not None
 
 
 def _next_source(connection: Connection, file: int, source: int, target: int) -> int | None:
@@ -288,7 +295,8 @@ def transfers(
         query = query.where(x.c.state == state)
     if target is not None:
         query = query.where(x.c.target == target)
-    rows = catalog.all(query.order_by(x.c.state.desc(), x.c.priority.desc(), x.c.deadline, x.c.file).limit(limit))
+    worst_first = sa.case({STUCK: 0, WAITING: 1, RUNNING: 2}, value=x.c.state, else_=3)
+    rows = catalog.all(query.order_by(worst_first, x.c.priority.desc(), x.c.deadline, x.c.file).limit(limit))
     return [
         TransferState(
             key=row.key,

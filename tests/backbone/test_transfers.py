@@ -314,3 +314,19 @@ def test_what_moved_of_late_is_found_by_index_however_long_links_have_moved_befo
         statement, given = seen[-1]
         plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", given))
     assert "ix_bb_flow_minute" in plan, plan
+
+
+def test_what_is_stuck_comes_first_and_what_has_no_copy_left_is_stuck(place):
+    place.apply(NCSA)
+    place.backbone.register("base", place.files(3), "tester")
+    lost, waits = place.take("base", "ncsa", limit=2)
+    assert transfers.failed(place.catalog, waits, reason="busy", delay_s=60, now=place.time)
+    place.backbone.mark([lost.file.key], "base", "LOST", actor="mover", why="the source has it no more")
+    assert transfers.failed(place.catalog, lost, reason="no such object", delay_s=0, now=place.time)
+    shown = [(x.state, x.target, x.reason) for x in transfers.transfers(place.catalog)]
+    nowhere = "no whole copy is left anywhere"
+    assert sorted(shown[:2]) == [("STUCK", "base", nowhere), ("STUCK", "ncsa", nowhere)]
+    assert [state for state, _, _ in shown[2:]] == ["WAITING", "PENDING"]
+    # The object is put where it belongs: everything that waited for it goes on by itself.
+    place.backbone.register("base", [lost.file], "tester")
+    assert [x.state for x in transfers.transfers(place.catalog)] == ["WAITING", "PENDING", "PENDING"]

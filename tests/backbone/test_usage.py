@@ -49,7 +49,7 @@ def test_an_orderly_backbone_is_said_to_be_so(backbone):
 def test_what_is_stuck_waiting_or_damaged_is_counted_with_its_reason(backbone):
     one_of_each(backbone)
     seen = overview(backbone)
-    assert verdict(seen).startswith("1 stuck; 1 replicas damaged")
+    assert verdict(seen).startswith("1 stuck; 1 replica damaged")
     assert reasons(seen.stuck) == [("403 <refused>", "ncsa", 1, seen.stuck[0].key)]
     assert [x.reason for x in seen.waiting] == ["timed out"]
     (ncsa,) = (place for place in seen.places if place.name == "ncsa")
