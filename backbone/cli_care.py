@@ -18,7 +18,7 @@ from backbone.errors import PermanentError
 from backbone.home import open_backbone
 from backbone.page import date_text, size_text
 from backbone.quarantine import discard_quarantined, quarantined
-from backbone.recover import EndpointRecovery, recover_catalog, recover_endpoint, still_missing
+from backbone.recover import EndpointRecovery, is_moving, recover_catalog, recover_endpoint, still_missing
 from backbone.repair import Repair
 from backbone.scrub import Scrub, ScrubReport
 from backbone.usage import overview
@@ -134,8 +134,7 @@ def _wait(opened: Backbone, found: EndpointRecovery) -> int:
         while True:
             left = still_missing(opened, found.endpoint)
             bar.update(task, completed=max(found.lost - left, 0))
-            (place,) = (p for p in overview(opened).places if p.name == found.endpoint)
-            if not left or set(place.arriving) <= {"STUCK"}:
+            if not left or not is_moving(opened, found.endpoint):
                 return left
             time.sleep(POLL_S)
 

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from backbone import tables as t
 from backbone.endpoint import Endpoint
 from backbone.errors import ConflictError, ObjectAbsent, PermanentError
-from backbone.files import AVAILABLE, LOST, NewFile
+from backbone.files import AVAILABLE, LOST, STUCK, NewFile
 from backbone.manifest import OWN, read_manifests
 from backbone.repair import Damage, mark_damaged
 
@@ -126,6 +126,13 @@ def still_missing(backbone: Backbone, name: str) -> int:
     with backbone.catalog.read() as connection:
         found: int = connection.execute(query).scalar_one()
     return found
+
+
+def is_moving(backbone: Backbone, name: str) -> bool:
+    """Whether anything is on its way to the endpoint, or will be without a person's help."""
+    number = backbone.catalog.endpoint_id(name)
+    query = sa.select(t.transfer.c.file).where(t.transfer.c.target == number, t.transfer.c.state != STUCK)
+    return bool(backbone.catalog.all(query.limit(1)))
 
 
 def recover_catalog(

@@ -20,7 +20,7 @@ from lsst.daf.butler import Butler
 from backbone.qc import Alarm, Metric, Quality
 from backbone.qc.certifications import Certifications
 from backbone.qc.metric import subject_text
-from payloads.report.calibration_figures import draw_amplifiers, draw_fields, draw_trends
+from payloads.report.calibration_figures import TRENDS, draw_amplifiers, draw_fields, draw_trends
 from payloads.repository import open_repository
 
 TREND_DAYS = 60
@@ -30,7 +30,9 @@ _OF_ALARM = ("id", "severity", "state", "words", "subject", "count", "day_obs", 
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """What is known of an instrument's calibrations of one observing day. `verdicts` and `comparisons`: documents of tasks."""
+    """What is known of an instrument's calibrations of one observing day. `verdicts` and `comparisons`: documents of tasks;
+    `trend`: of the metrics in TRENDS, those of the last days.
+    """
 
     instrument: str
     day_obs: int
@@ -55,7 +57,11 @@ class Day:
             instrument=instrument,
             day_obs=day_obs,
             metrics=tuple(metrics),
-            trend=tuple(quality.metrics(instrument=instrument, first_day=_days_before(day_obs), last_day=day_obs)),
+            trend=tuple(
+                metric
+                for name in TRENDS  # all that was measured in so many days may be more than memory holds
+                for metric in quality.metrics(name=name, instrument=instrument, first_day=_days_before(day_obs), last_day=day_obs)
+            ),
             verdicts=tuple(verdicts),
             comparisons=tuple(found.get("flat_comparison", ())),
             raw_checks=tuple(found.get("raw_check", ())),

@@ -36,7 +36,7 @@ _LABELS = {
     "sky_left": "ghosts left on the sky (part)",
 }
 """What is drawn of the amplifiers' checks, in this order."""
-_TRENDS = {
+TRENDS = {
     "bias_noise_ratio": "bias: scatter over noise",
     "bias_offset_sigma": "bias: offset of frames (σ)",
     "bias_change_sigma": "bias: change from certified (σ)",
@@ -48,6 +48,7 @@ _TRENDS = {
     "ptc_gain": "gain (electron/ADU)",
     "ptc_read_noise": "read noise (electron)",
 }
+"""Metrics whose trend is drawn, and how they are called."""
 _COLUMNS = 3
 
 
@@ -100,9 +101,9 @@ def draw_trends(metrics: Sequence[Metric], out: Path) -> str | None:
     """Median and range over amplifiers of each day, for metrics that have at least two days."""
     series: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for metric in metrics:
-        if metric.name in _TRENDS and metric.value is not None:
+        if metric.name in TRENDS and metric.value is not None:
             series[metric.name][metric.day_obs].append(metric.value)
-    shown = [name for name in _TRENDS if len(series.get(name, {})) >= 2]
+    shown = [name for name in TRENDS if len(series.get(name, {})) >= 2]
     if not shown:
         return None
     lines = -(-len(shown) // _COLUMNS)
@@ -114,7 +115,7 @@ def draw_trends(metrics: Sequence[Metric], out: Path) -> str | None:
         values = [series[name][day] for day in days]
         ax.fill_between(dates, [min(v) for v in values], [max(v) for v in values], color=PALE, lw=0)
         ax.plot(dates, [np.median(v) for v in values], "-o", ms=3.5, lw=1.2, color=INK)
-        ax.set_title(_TRENDS[name], fontsize=9)
+        ax.set_title(TRENDS[name], fontsize=9)
         ax.set_xticks([dates[0], dates[-1]], [f"{day:%d %b}" for day in (dates[0], dates[-1])])
     return save(fig, out / "trends.png")
 

@@ -1,11 +1,14 @@
 """The page of a day of which everything went wrong that can: what a person reads of it."""
 
 import json
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
-from backbone.qc import Metric
+from backbone.qc import Metric, Quality
+from payloads.cli_calib import report, templates
 from payloads.report.calibration import Day, write_day
 
 AMPLIFIERS = ("A", "B")
@@ -86,3 +89,27 @@ def test_of_a_camera_of_many_detectors_what_was_refused_is_shown_and_the_rest_is
 def test_where_nothing_was_certified_before_nothing_is_said_to_be_alike(day, tmp_path):
     write_day(other(day, [verdict("bias", [], certified=None)]), tmp_path)
     assert "1 calibration product passed verification; there was nothing certified" in (tmp_path / "index.html").read_text()
+
+
+def test_of_earlier_days_only_what_is_drawn_is_read(home):
+    (home / "pachon.yaml").write_text("{}")
+    about = {"instrument": "SimCam", "source": "c1", "subject": {"detector": 0}}
+    days = (20251001, 20251231, 20260104)  # the first is of before the trend
+    with closing(Quality.open(home)) as quality:
+        quality.record([Metric(name=n, value=1.0, day_obs=d, **about) for n in ("ptc_gain", "seeing") for d in days], actor="t")
+    read = Day.read(home, "SimCam", 20260104)
+    assert [(m.name, m.day_obs) for m in read.trend] == [("ptc_gain", 20251231), ("ptc_gain", 20260104)]
+    assert sorted(m.name for m in read.metrics) == ["ptc_gain", "seeing"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (report, "--instrument", "X", "--day", "20261399", "out"),
+        (templates, "--instrument", "X", "--days", "20260101", "20260230"),
+        (templates, "--instrument", "X", "--days", "20260101", "20260102", "--tried", "1", "2"),
+    ],
+)
+def test_a_day_that_is_none_is_said_to_be_none(argv, tmp_path):
+    done = CliRunner().invoke(argv[0], [*argv[1:], "--home", str(tmp_path)])
+    assert (done.exit_code, "is no day of the calendar" in done.output) == (2, True), done.output
