@@ -69,7 +69,9 @@ class Endpoint(Protocol):
         """The object's bytes."""
 
     def fetch(self, key: str, path: Path) -> ObjectInfo:
-        """Copy the object to a local path, which appears whole or not at all."""
+        """Copy the object to a local path, which appears whole or not at all. An OSError that is none of ours (backbone.errors)
+        is of the path, and says nothing of the object.
+        """
 
     def info(self, key: str) -> ObjectInfo:
         """Size and checksum without reading the object."""
