@@ -32,9 +32,9 @@ class KernelError(PermanentError):
 class KernelConfig:
     """How stamps are chosen and the kernel is built."""
 
-    half_size_px: int | None = None  # of the kernel; None: 4.5 sigma of the broader PSF and 2 of what it has over the sharper
-    basis_sigma: tuple[float, ...] = (0.45, 0.9, 1.8)  # widths in units of the broader PSF's sigma
-    basis_degree: tuple[int, ...] = (4, 2, 2)  # of the polynomial that multiplies each Gaussian
+    half_size_px: int | None = None  # of the kernel; None: 7 sigma of the broader PSF and 2 of what it has over the sharper
+    basis_sigma: tuple[float, ...] = (0.45, 0.9, 1.8, 3.6)  # widths in units of the broader PSF's sigma; the last for its wings
+    basis_degree: tuple[int, ...] = (4, 2, 2, 0)  # of the polynomial that multiplies each Gaussian
     order: int = 2  # highest spatial order of the kernel's shape
     background_order: int = 1  # of the differential background
     stamp_fwhm: float = 3.5  # half size of a stamp in FWHM of the broader PSF
@@ -160,9 +160,10 @@ def solve_kernel(
     taken out of the normal equations. Raises KernelError where fewer than `min_stamps` remain.
     """
     sigma = fwhm_px * SIGMA_PER_FWHM
-    # A kernel that has much to add has to carry the broader PSF's wings as well: cut short, it leaves a ring around bright stars.
+    # Seeing changes a PSF's wings more than its core, and a kernel has to carry them: cut short, it leaves a ring around bright
+    # stars, in which every flux is too low.
     added = np.sqrt(max(fwhm_px**2 - (sharper_px or fwhm_px) ** 2, 0.0)) * SIGMA_PER_FWHM
-    half = config.half_size_px or int(np.clip(np.ceil(4.5 * sigma + 2.0 * added), 5, 25))
+    half = config.half_size_px or int(np.clip(np.ceil(7.0 * sigma + 2.0 * added), 5, 25))
     reach = int(np.ceil(config.stamp_fwhm * fwhm_px))
     functions = basis(half, tuple(s * sigma for s in config.basis_sigma), config.basis_degree)
     cx, cy = np.round(x).astype(int), np.round(y).astype(int)

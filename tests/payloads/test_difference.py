@@ -18,7 +18,7 @@ from payloads.difference import (
     wings,
 )
 from payloads.kernel_field import KernelField
-from payloads.mask import Mask, any_set
+from payloads.mask import UNUSABLE, Mask, any_set
 from payloads.template import merge_templates
 
 SHAPE = (320, 320)
@@ -121,7 +121,7 @@ def test_new_sources_have_their_flux_within_their_errors():
 def test_forced_fluxes_of_blank_sky_scatter_as_their_errors_say_only_with_decorrelation():
     """A template as noisy as the science image: its convolved noise is correlated, and errors would be too small."""
     scene = make_scene(3.8, 2.4, depth=1.0, seed=5)
-    t = np.linspace(26, 294, 24)
+    t = np.linspace(34, 286, 24)
     x, y = (g.ravel() for g in np.meshgrid(t, t))
     width = {}
     for decorrelate in (True, False):
@@ -131,6 +131,26 @@ def test_forced_fluxes_of_blank_sky_scatter_as_their_errors_say_only_with_decorr
         width[decorrelate] = spread_of(flux / error)
     assert width[True] == pytest.approx(1, abs=0.12)
     assert width[False] > 1.12 * width[True]
+
+
+@pytest.mark.parametrize(("science_fwhm", "template_fwhm"), [(5.0, 3.7), (3.7, 5.0)])
+def test_bright_stars_leave_no_ring_of_their_wings(science_fwhm, template_fwhm):
+    """Seeing changes the wings by a factor, far out: a kernel without them takes a fifth too much, or too little, off."""
+    rng = np.random.default_rng(4)
+    x, y = (40 + 60 * g.ravel() + rng.uniform(-0.5, 0.5, 25) for g in np.mgrid[:5, :5])
+    images = []
+    for fwhm in (science_fwhm, template_fwhm):
+        light = np.zeros(SHAPE)
+        add(light, x, y, np.full(25, 2e5), fwhm)
+        noisy = light + rng.normal(size=SHAPE) * np.sqrt(light + 25)
+        images.append(Image(data=noisy, variance=light + 25, mask=np.zeros(SHAPE, np.uint32), fwhm_px=fwhm))
+    t = np.arange(-12, 13)
+    psf = KernelField.constant(moffat(t[None], t[:, None], science_fwhm), SHAPE)
+    result = subtract(*images, psf, DifferenceConfig(background_px=0))
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    distance = np.hypot(rows - y[:, None, None], columns - x[:, None, None]).min(axis=0)
+    ring = (distance > 13) & (distance < 17) & ~any_set(result.mask, UNUSABLE, SHAPE)
+    assert abs(result.data[ring].mean()) < 0.06 * result.matched_template[ring].mean()
 
 
 def test_decorrelation_kernel_whitens_noise_and_keeps_flux():
