@@ -149,9 +149,10 @@ def noise_of_rows(
 ) -> NDArray[np.float32]:
     """Variance of pixels of rows (first, end), systematic error included, where that of a score has to be of this `width`."""
     out = np.empty((rows[1] - rows[0], difference.data.shape[1]), np.float32)
-    planes = (np.ascontiguousarray(plane, np.float32) for plane in (difference.variance, difference.matched_template))
+    variance, star = (np.ascontiguousarray(plane, np.float32) for plane in (difference.variance, difference.matched_template))
     numbers = (np.float32(n) for n in (config.coherence * systematic, config.shift_px, width**2))
-    spread_rows(*planes, *numbers, rows[0], out)
+    bits = np.ascontiguousarray(difference.mask), difference.mask.dtype.type(UNDETECTABLE)
+    spread_rows(variance, *bits, star, *numbers, rows[0], out)
     return out
 
 

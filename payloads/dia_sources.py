@@ -8,6 +8,7 @@ payloads/reliability.py's business.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntFlag
 
 import numpy as np
@@ -136,7 +137,8 @@ def _measure_rows(
     )
     planes = (difference.data[part], spread, score.unusable[part])
     table["apFlux"], table["apFluxErr"] = _aperture(*planes, x, y - rows[0], config.aperture_fwhm * fwhm_px)
-    plain = np.where(usable & core, 1 / np.where(usable, cut(difference.variance[part]), 1), 0)
+    noise = noise_of_rows(difference, 0.0, 1.0, rows, replace(config, shift_px=0.0))
+    plain = np.where(usable & core, 1 / np.where(usable, cut(noise), 1), 0)
     own = model
     if difference.science_psf is not None:
         own = shift(resized(difference.science_psf.at(px, py), half), fit["dx"], fit["dy"])

@@ -10,22 +10,50 @@ from numba import njit
 
 
 @njit(cache=True)
-def spread_rows(variance: Any, star: Any, fraction: Any, shift: Any, factor: Any, first: int, out: Any) -> None:
+def _mean_around(variance: Any, mask: Any, unusable: Any, y: int, total: Any, count: Any, out: Any) -> None:
+    """`out` (nx,) = mean of `variance` over the pixels without a bit of `unusable` of the 3 x 3 around those of row y; where none
+    is, its own. `total` and `count` are room for a row each."""
+    ny, nx = variance.shape
+    zero = np.float32(0)
+    total[:] = zero
+    count[:] = zero
+    for row in range(max(y - 1, 0), min(y + 2, ny)):
+        for x in range(nx):
+            usable = (mask[row, x] & unusable) == 0
+            total[x] += variance[row, x] if usable else zero
+            count[x] += np.float32(1) if usable else zero
+    for x in range(nx):
+        left, right = max(x - 1, 0), min(x + 1, nx - 1)
+        pixels, light = count[x], total[x]
+        if left < x:
+            pixels, light = pixels + count[left], light + total[left]
+        if right > x:
+            pixels, light = pixels + count[right], light + total[right]
+        out[x] = light / pixels if pixels > 0 else variance[y, x]
+
+
+@njit(cache=True)
+def spread_rows(
+    variance: Any, mask: Any, unusable: Any, star: Any, fraction: Any, shift: Any, factor: Any, first: int, out: Any
+) -> None:  # fmt: skip
     """`out` = factor * (variance + (fraction * star)² + (shift * slope of star)²): the rows of the images (ny, nx) from `first`
-    on. Light below zero counts as none."""
+    on. Light below zero counts as none. The variance is that of a pixel's surroundings: a pixel that happens to hold more
+    photons has more of its own, and weights that follow it make fluxes too small."""
     ny, nx = star.shape
     zero = np.float32(0)
+    total, count, around = np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.float32)
     for row in range(out.shape[0]):
         y = first + row
         up, down = min(y + 1, ny - 1), max(y - 1, 0)
         across = np.float32(1) / np.float32(up - down)
+        _mean_around(variance, mask, unusable, y, total, count, around)
         for x in range(nx):
             right, left = min(x + 1, nx - 1), max(x - 1, 0)
             here = max(star[y, x], zero)
             by_x = (max(star[y, right], zero) - max(star[y, left], zero)) / np.float32(right - left)
             by_y = (max(star[up, x], zero) - max(star[down, x], zero)) * across
             more = fraction * fraction * here * here + shift * shift * (by_x * by_x + by_y * by_y)
-            out[row, x] = factor * (variance[y, x] + more)
+            out[row, x] = factor * (around[x] + more)
 
 
 @njit(cache=True)
