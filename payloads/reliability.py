@@ -33,7 +33,7 @@ class ReliabilityConfig:
     extended: float = 0.85  # extendedness
     diffuse: float = 2.5  # excess of the aperture's flux over the PSF's, in its error: reflections and nebulae have it
     diffuse_floor: float = 0.1  # … which is at least this share of the flux
-    suspect_snr: float = 10.0  # its signal-to-noise, wholly on suspect pixels: noise does not say what halos and reflections do
+    suspect_snr: float = 7.0  # its signal-to-noise, wholly on suspect pixels: noise does not say what halos and reflections do
     crowd: float = 12.0  # other sources within crowd_px: where there are so many it is a ghost, or a badly subtracted nebula
     crowd_px: float = 60.0
     crowd_share: float = 0.2  # … and this times its sigma, for a strong source is none of a crowd of faint ones
