@@ -59,3 +59,9 @@ def test_every_query_of_the_ledger_in_the_documents_is_one(tmp_path):
 def test_what_a_document_links_to_is_there(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert "://" in target or (path.parent / target).exists(), target
+
+
+def test_every_decision_has_a_number_of_its_own():
+    heads = {path.name: re.match(r"# (\d+)\. ", path.read_text()) for path in (ROOT / "docs" / "adr").glob("*.md")}
+    assert not [name for name, head in heads.items() if head is None or int(head[1]) != int(name[:4])]
+    assert len({name[:4] for name in heads}) == len(heads)
