@@ -19,6 +19,7 @@ from workflow.stats import LabelStats
 
 _HEADROOM = 1.3  # of memory over the largest peak seen
 _MOST = 40_000  # quanta: of what is in memory at once
+_PAGE = 256  # groups
 _COLUMNS = (quantum.c.id, quantum.c.label, quantum.c.memory_mb, quantum.c.ordinal)
 
 
@@ -28,15 +29,25 @@ def size(max_quanta: int, free: int) -> int:
 
 
 def open_groups(work: Work, step_row: Any) -> Iterator[Any]:
-    """Groups of a step that have quanta ready to run, by name, read one by one as they are asked for."""
-    ledger, last = work.context.ledger, ""
-    ready = (quantum.c.campaign == work.name, quantum.c.step == step_row.name, quantum.c.state == QuantumState.READY, UNFINISHED)
+    """Groups of a step that have quanta ready to run, by name, in pages that grow as more are asked for."""
+    last, page = "", 1
+    while rows := work.context.ledger.all(_next_groups(work.name, step_row.name, last, page)):
+        yield from rows
+        last, page = rows[-1].name, min(2 * page, _PAGE)
+
+
+def _next_groups(campaign: str, step: str, last: str, page: int) -> Any:
+    """The generations with ready quanta of the next `page` names after `last`: the index is jumped through from name to name."""
+    ready = (quantum.c.campaign == campaign, quantum.c.step == step, quantum.c.state == QuantumState.READY, UNFINISHED)
     first = sa.select(quantum.c.group_).where(*ready).order_by(quantum.c.group_).limit(1)
-    while rows := ledger.all(first.where(quantum.c.group_ > last)):
-        last = rows[0].group_
-        generations = sa.select(quantum.c.generation).where(*ready, quantum.c.group_ == last).distinct()
-        mine = (group.c.campaign == work.name, group.c.step == step_row.name, group.c.name == last)
-        yield from ledger.all(sa.select(group).where(*mine, group.c.generation.in_(generations)).order_by(group.c.generation))
+    names = sa.select(first.where(quantum.c.group_ > last).scalar_subquery().label("name")).cte("names", recursive=True)
+    after = first.where(quantum.c.group_ > names.c.name).scalar_subquery()
+    names = names.union_all(sa.select(after).where(names.c.name.is_not(None)))
+    some = sa.select(names.c.name).where(names.c.name.is_not(None)).limit(page)  # no more of them are looked for
+    its = (quantum.c.group_ == group.c.name, quantum.c.generation == group.c.generation)
+    one = sa.select(quantum.c.id).where(*ready, *its).order_by(quantum.c.ordinal).limit(1)  # a join might read all that are ready
+    mine = (group.c.campaign == campaign, group.c.step == step, group.c.name.in_(some))
+    return sa.select(group).where(*mine, one.scalar_subquery().is_not(None)).order_by(group.c.name, group.c.generation)
 
 
 def window(

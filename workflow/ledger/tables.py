@@ -126,8 +126,8 @@ quantum = sa.Table(
     sa.Index("ix_quantum_job", "job", sqlite_where=sa.text("job IS NOT NULL"), postgresql_where=sa.text("job IS NOT NULL")),
 )
 
-# As the index says it, word for word: SQLite takes a partial index only for that.
-UNFINISHED = sa.and_(quantum.c.current, quantum.c.state != sa.literal_column("'SUCCEEDED'"))
+# As the index says it, word for word: SQLite takes a partial index only for that, and a Boolean column would be `= 1` to it.
+UNFINISHED = sa.and_(sa.literal_column("quantum.current"), quantum.c.state != sa.literal_column("'SUCCEEDED'"))
 
 # Signed changes, appended by triggers: the sum is the count. Rows of a campaign are folded together by its engine.
 tally = sa.Table(
