@@ -143,7 +143,7 @@ def test_what_is_accepted_is_published_only_when_it_is_whole_at_the_archive(site
     for _ in range(3):
         sites.campaigns.advance("c1")
     sites.move()
-    for _ in range(12):
+    for _ in range(30):
         status = sites.campaigns.advance("c1")  # and nothing moves
     step = status.step("pair")
     assert (step.accepted, step.published) == (8, 0)
