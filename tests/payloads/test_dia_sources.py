@@ -242,7 +242,7 @@ def test_a_halo_explains_faint_sources_and_a_crowd_of_faint_ones_no_strong_one()
 
     def paint(data):
         for x in (60, 180):
-            put(data, x, 60, 7 * NOISE * 5.1)
+            put(data, x, 60, 6 * NOISE * 5.1)
             put(data, x, 180, 120 * NOISE * 5.1)
 
     table, _ = detect(make(paint, mask=mask, seed=4), FWHM)
