@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side-px", type=int, default=1500)
     parser.add_argument("--train", type=Path, nargs="+", help="files of --measure")
     parser.add_argument("--out", type=Path, help="the model")
-    parser.add_argument("--false-rate", type=float, default=0.005, help="share of bogus sources that the cut lets through")
+    parser.add_argument("--false-rate", type=float, default=0.0035, help="share of bogus sources that the cut lets through")
     chosen = parser.parse_args(arguments)
     if chosen.measure is not None:
         values, label, scene = measured(range(chosen.first, chosen.last + 1), chosen.side_px)
