@@ -48,7 +48,7 @@ def _tell(report: IngestReport, home: Path) -> None:
         f"{report.files} files: {report.ingested} ingested, {report.already} there already, {len(report.rejected)} set aside"
     )
     for item in report.rejected[:20]:
-        click.echo(f"  {item.path}: {item.reason.value}: {item.detail}", err=True)
+        click.echo(f"  {item}", err=True)
     if len(report.rejected) > 20:
         click.echo(f"  … and {len(report.rejected) - 20} more", err=True)
     if report.rejected:

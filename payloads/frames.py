@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 import zlib
@@ -54,6 +55,11 @@ class Rejected:
     sha256: str | None
     reason: Reason
     detail: str
+
+    def __str__(self) -> str:
+        """For people: also of a file whose name is no text."""
+        name = os.fsencode(self.path).decode(errors="backslashreplace")
+        return f"{name}: {self.reason.value}: {self.detail}"
 
 
 def find_files(paths: list[Path]) -> list[Path]:

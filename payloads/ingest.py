@@ -86,7 +86,7 @@ def ingest(home: Path, camera: Camera, paths: list[Path], *, progress: Callable[
             ingested, already = ingested + len(new), already + same
             rejected += bad
     for item in rejected:
-        log.warning("set aside %s: %s: %s", item.path, item.reason.value, item.detail)
+        log.warning("set aside %s", item)
     return IngestReport(instrument=camera.name, files=len(files), ingested=ingested, already=already, rejected=tuple(rejected))
 
 

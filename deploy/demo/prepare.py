@@ -52,7 +52,7 @@ def prepare(home: Path, frames: Frames, say: Say) -> Case:
     report = ingest(home, frames.camera, [frames.raw])
     say(f"{report.files} files: {report.ingested} ingested, {report.already} there already, {len(report.rejected)} set aside")
     for rejected in report.rejected[:5]:
-        say(f"  set aside: {rejected.path.name}: {rejected.reason.value}: {rejected.detail}")
+        say(f"  set aside: {rejected}")
     if frames.refcat:
         sources = ingest_refcat(home, frames.refcat)
         say(f"{sources.sources} reference sources")

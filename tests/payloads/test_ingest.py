@@ -387,7 +387,7 @@ def test_files_of_odd_names_are_files(home: Path, camera: Camera, write_frame: C
 
 
 def test_file_whose_name_is_no_text_is_listed_and_the_rest_goes_on(
-    home: Path, camera: Camera, write_frame: Callable[..., Path]
+    home: Path, camera: Camera, write_frame: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     good = write_frame("good.fits", SEQNUM=1)
     write_frame("bad.fits", SEQNUM=2).rename(good.with_name(os.fsdecode(b"b\xff.fits")))
@@ -396,6 +396,8 @@ def test_file_whose_name_is_no_text_is_listed_and_the_rest_goes_on(
     assert "1 ingested" in result.output
     assert "its name is no text" in result.output
     assert [entry["reason"] for entry in listed(home)] == ["unreadable"]
+    assert r"b\xff.fits: unreadable" in caplog.text
+    assert caplog.text.encode(), "what is logged is text, whatever the name"
 
 
 def camera_file(home: Path, camera: Camera) -> str:
