@@ -40,4 +40,6 @@ class CollectOperator(BaseOperator):  # type: ignore[misc]
                 "%d alerts of %d frames of %s are withheld: %s told these frames; `pachon alerts withheld` lists them",
                 *(one[name] for name in ("alerts", "frames", "origin", "told_by")),
             )
+        for words in found.get("damaged", ()):
+            _log.error("alerts that cannot be read are left out: %s", words)
         return found

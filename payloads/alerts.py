@@ -14,9 +14,15 @@ from astropy.table import Table
 from fastavro.validation import validate
 from numpy.typing import NDArray
 
+from backbone.errors import PermanentError
 from payloads.alert_schema import counts, field_types, schema
 from payloads.dia_sources import SourceFlag
 from payloads.mask import Mask
+
+
+class AlertsDamaged(PermanentError, ValueError):
+    """A file of packets that cannot be read."""
+
 
 HISTORY_DAYS = 365.25
 _THIS_VISIT_DAYS = 1e-6
@@ -206,5 +212,8 @@ def _valid(alerts: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def read_alerts(content: bytes) -> list[dict[str, Any]]:
-    """The packets of an object container file."""
-    return [dict(packet) for packet in fastavro.reader(io.BytesIO(content))]
+    """The packets of an object container file; AlertsDamaged where it is not one, whole."""
+    try:
+        return [dict(packet) for packet in fastavro.reader(io.BytesIO(content))]
+    except Exception as error:  # fastavro raises whatever its readers run into
+        raise AlertsDamaged(f"{len(content)} bytes are no whole Avro file of packets: {error!r}"[:300]) from error

@@ -2,6 +2,6 @@
 
 `packets` (their bytes), `archive` (where they are found again), `book` and `tables` (the database), `frames` (who tells what),
 `outbox` (the way in), `collected` (what batch made), `transport` (the contract of the ways out), `database_transport`, `streams`
-and `stream_reader` (RabbitMQ), `distributor` (outbox to broker), `follow` (a subscriber's side), `subscribers`, `service` (all of
-it together), `cli`.
+and `stream_reader` (RabbitMQ), `distributor` (outbox to broker), `follow` (a subscriber's side), `damaged` (packets that
+are none), `subscribers`, `service` (all of it together), `cli`.
 """

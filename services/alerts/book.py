@@ -39,6 +39,12 @@ class AlertBook(Database):
         self.insert_many(connection, t.outbox, rows)
         return first, first + len(alerts) - 1
 
+    def promised(self, name: str, first: int, last: int) -> dict[int, int]:
+        """Which alert was promised at each position of a stream, from `first` to `last`."""
+        outbox = t.outbox.c
+        where = (outbox.stream == name, outbox.position.between(first, last))
+        return {row.position: row.alert for row in self.all(sa.select(outbox.position, outbox.alert).where(*where))}
+
     def streams(self) -> dict[str, tuple[int, int]]:
         """Streams by name: the last position given out, and the last that is published."""
         return {row.name: (row.last, row.published) for row in self.all(sa.select(t.stream))}

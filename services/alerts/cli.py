@@ -21,6 +21,7 @@ from backbone.models import nearest
 from payloads.ids import exposures_of
 from services.alerts.book import FULL
 from services.alerts.collected import collect
+from services.alerts.damaged import all_damaged, damaged_of
 from services.alerts.database_transport import position_at
 from services.alerts.follow import Collection, follow
 from services.alerts.frames import alerts_of, withheld
@@ -116,6 +117,8 @@ def collect_(instrument: str, day_obs: int, as_json: bool, home: Path) -> None:
     click.echo(f"{found.new} alerts of {found.read} frames are on their way; {found.known} of {found.frames} frames were already")
     for words in found.withheld:
         click.echo(f"{words}; `pachon alerts withheld` lists them")
+    for words in found.damaged:
+        click.echo(f"left out: {words}")
 
 
 @alerts.command("withheld")
@@ -136,14 +139,29 @@ def withheld_(instrument: str, day_obs: int, home: Path) -> None:
 @alerts.command()
 @with_home
 def status(home: Path) -> None:
-    """Print each stream: alerts promised, published, and who subscribes."""
+    """Print each stream: alerts promised, published, who subscribes, and how many packets came damaged if any did."""
     with AlertService(home) as service:
         names: dict[str, list[str]] = {}
+        bad = damaged_of(service.outbox.book)
         for subscriber in service.subscribers.all():
             names.setdefault(subscriber.stream, []).append(subscriber.name)
         for stream, (last, _) in sorted(service.outbox.book.streams().items()):
             published = service.outbox.published(stream)
-            click.echo(f"{stream}\t{last} promised\t{published} published\t{', '.join(names.get(stream, [])) or 'no subscriber'}")
+            readers = ", ".join(names.get(stream, [])) or "no subscriber"
+            damaged = f"\t{bad[stream]} damaged" if stream in bad else ""
+            click.echo(f"{stream}\t{last} promised\t{published} published\t{readers}{damaged}")
+
+
+@alerts.command("damaged")
+@with_home
+def damaged_(home: Path) -> None:
+    """List the packets that came damaged and were set aside: stream, position, which alert was promised there, who met it and
+    when, the reason. `pachon alerts get ID` prints what the archive has of it."""
+    with AlertService(home) as service:
+        for one in all_damaged(service.outbox.book):
+            at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
+            alert = "no alert" if one.alert is None else one.alert
+            click.echo(f"{one.stream}\t{one.position}\t{alert}\t{one.subscriber} at {at}\t{one.reason}")
 
 
 @alerts.command()
@@ -194,6 +212,10 @@ def replay(name: str, secret: Path, path: Path, archive: bool, since: datetime |
         finally:
             transport.close()
         click.echo(f"{path}: {len(collection.received())} alerts, the last at position {last}")
+        if refused := collection.damaged():
+            click.echo(
+                f"{len(refused)} packets are damaged (table `damaged`), the first at position {refused[0][0]}: {refused[0][1]}"
+            )
 
 
 @alerts.group()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from payloads.alerts import read_alerts
+from lsst.daf.butler import Butler, DatasetRef, FileIntegrityError
+
+from payloads.alerts import AlertsDamaged, read_alerts
 from payloads.ids import exposures_of
 from payloads.repository import open_repository
 from services.alerts.frames import Withheld, withheld
 from services.alerts.outbox import AlertOutbox
+from services.alerts.packets import PacketRefused
 
+_log = logging.getLogger(__name__)
 _TYPE = "alerts"
 
 
@@ -36,13 +41,15 @@ class WithheldOf:
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     """Frames that the day has alerts of, of which `read` were read now; alerts that are new to the outbox, alerts that
-    subscribers had; those of the day that they do not get, whoever brought them, and why."""
+    subscribers had; those of the day that they do not get, whoever brought them, and why; datasets that cannot be read, and why:
+    nothing of these is told, and the next call looks at them again."""
 
     frames: int
     read: int
     new: int
     known: int
     withheld: tuple[WithheldOf, ...]
+    damaged: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -63,15 +70,28 @@ def collect(home: Path, instrument: str, day_obs: int) -> Collected:
         refs = butler.query_datasets(_TYPE, collections=chain, instrument=instrument, where=where, limit=None, explain=False)
     with AlertOutbox.open(home) as outbox:
         there = outbox.collected(str(ref.id) for ref in refs)
-        new, known = 0, sum(there.values())
+        new, known, damaged = 0, sum(there.values()), []
         unread = [ref for ref in refs if str(ref.id) not in there]
         for ref in sorted(unread, key=lambda r: (r.dataId["visit"], r.dataId["detector"])):
             frame = int(ref.dataId["visit"]), int(ref.dataId["detector"])
             whose = {"instrument": instrument, "origin": ref.run, "dataset": str(ref.id)}
-            added = outbox.add(*frame, read_alerts(butler.get(ref)), **whose)
+            try:
+                added = outbox.add(*frame, _packets(butler, ref), **whose)
+            except (AlertsDamaged, PacketRefused) as error:
+                damaged.append(f"visit {frame[0]} detector {frame[1]} of {ref.run}: {error}")
+                _log.error("%s; left out", damaged[-1])
+                continue
             new, known = new + added.new, known + added.known
         held = summed(withheld(outbox.book, instrument, *exposures_of(day_obs)))
-    return Collected(frames=len(refs), read=len(unread), new=new, known=known, withheld=held)
+    read = len(unread) - len(damaged)
+    return Collected(frames=len(refs), read=read, new=new, known=known, withheld=held, damaged=tuple(damaged))
+
+
+def _packets(butler: Butler, ref: DatasetRef) -> list[dict[str, Any]]:
+    try:
+        return read_alerts(butler.get(ref))
+    except FileIntegrityError as error:  # of the Butler: not as long as it was
+        raise AlertsDamaged(str(error)) from error
 
 
 def summed(calls: Iterable[Withheld]) -> tuple[WithheldOf, ...]:

@@ -11,7 +11,7 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from backbone.errors import TransientError
-from services.alerts.packets import alert_of, from_wire
+from services.alerts.damaged import sort_out
 from services.alerts.transport import Delivered, Transport
 
 _log = logging.getLogger(__name__)
@@ -59,13 +59,15 @@ def follow(
 
 
 class Collection:
-    """A subscriber that keeps every packet in an SQLite file: `received` has a row for each as it came, in its wire form."""
+    """A subscriber that keeps every packet in an SQLite file: `received` has a row for each as it came, in its wire form,
+    `damaged` one for each that is no packet, with the reason."""
 
     def __init__(self, path: Path, *, start: int = 0) -> None:
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.NullPool)
         with self._engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY, position INTEGER NOT NULL)")
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS received (position INTEGER, alert INTEGER, body BLOB)")
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS damaged (position INTEGER, reason TEXT, body BLOB)")
             connection.exec_driver_sql("INSERT OR IGNORE INTO place VALUES (1, ?)", (start,))
 
     def position(self) -> int:
@@ -74,11 +76,21 @@ class Collection:
             return int(connection.exec_driver_sql("SELECT position FROM place").scalar_one())
 
     def apply(self, alerts: Sequence[Delivered]) -> None:
-        """Keep packets."""
-        rows = [(found.position, alert_of(from_wire(found.body)), found.body) for found in alerts]
+        """Keep packets; a damaged one apart."""
+        bodies, found = {one.position: one.body for one in alerts}, sort_out(alerts)
+        whole = [(position, packet["diaSourceId"], bodies[position]) for position, packet in found.whole]
+        damaged = [(position, reason, bodies[position]) for position, reason in found.refused.items()]
         with self._engine.begin() as connection:
-            connection.exec_driver_sql("INSERT INTO received VALUES (?, ?, ?)", rows)
+            if whole:
+                connection.exec_driver_sql("INSERT INTO received VALUES (?, ?, ?)", whole)
+            if damaged:
+                connection.exec_driver_sql("INSERT INTO damaged VALUES (?, ?, ?)", damaged)
             connection.exec_driver_sql("UPDATE place SET position = ?", (alerts[-1].position,))
+
+    def damaged(self) -> list[tuple[int, str]]:
+        """Position and reason of every packet that is none."""
+        with self._engine.connect() as connection:
+            return [(row[0], row[1]) for row in connection.exec_driver_sql("SELECT position, reason FROM damaged ORDER BY rowid")]
 
     def received(self) -> list[tuple[int, int]]:
         """Position and alert of every packet, as they came."""

@@ -116,6 +116,14 @@ def from_wire(body: bytes) -> bytes:
     return body[len(_HEAD) :]
 
 
+def opened(body: bytes) -> dict[str, Any]:
+    """The packet in what a subscriber got; PacketRefused for what is none, whole and about its own source."""
+    packet = decode(from_wire(body))
+    if packet["diaSource"]["diaSourceId"] != packet["diaSourceId"]:
+        raise PacketRefused(f"alert {packet['diaSourceId']}: diaSource.diaSourceId is {packet['diaSource']['diaSourceId']}")
+    return packet
+
+
 def container(packets: Iterable[Packet]) -> tuple[bytes, list[tuple[int, int]]]:
     """An Avro object container file with one block for each packet, and where in it the Avro of each is: (start, size).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from backbone.errors import AccessRefused, PermanentError, TransientError
 from services.alerts.event_loop import ANSWER_S, EventLoop
 from services.alerts.transport import Delivered
 
+_log = logging.getLogger(__name__)
 _CHUNKS_AHEAD = 2  # of the broker's, in a reader's memory
 _MESSAGES_AHEAD = 64
 _GONE = "the connection to the broker ended"
@@ -78,7 +80,7 @@ class StreamReader:
         place = ConsumerOffsetSpecification(OffsetType.OFFSET, self._next - 1)
         try:
             await self._consumer.subscribe(
-                self._stream, self._on_message, offset_specification=place, initial_credit=_CHUNKS_AHEAD, decoder=amqp_decoder
+                self._stream, self._on_message, offset_specification=place, initial_credit=_CHUNKS_AHEAD, decoder=_delivered
             )
         except StreamDoesNotExist as error:
             raise TransientError(f"the broker has no stream {self._stream} yet; the distributor makes it") from error
@@ -97,9 +99,11 @@ class StreamReader:
             self._ahead.get_nowait()
         await self._consumer.close()
 
-    async def _on_message(self, message: AMQPMessage, context: MessageContext) -> None:
-        if not self._ended:
-            await self._ahead.put(Delivered(int(message.message_annotations[POSITION]), message.body))
+    async def _on_message(self, message: Delivered | None, context: MessageContext) -> None:
+        if message is None:
+            _log.error("stream %s: the message at offset %d has no position; left out", self._stream, context.offset)
+        elif not self._ended:
+            await self._ahead.put(message)
 
     async def _on_close(self, _: object) -> None:
         self._ended = True
@@ -133,3 +137,13 @@ class StreamReader:
         if self._ended and self._ahead.empty():
             return None
         return await self._ahead.get()
+
+
+def _delivered(raw: bytes) -> Delivered | None:
+    """The message in a record of the broker's; None where it is not the distributor's. What is missing then, positions tell."""
+    try:
+        message: AMQPMessage = amqp_decoder(raw)
+        position = int((message.message_annotations or {})[POSITION])
+    except Exception:  # the decoder raises whatever it runs into; raised on, it would end the delivery of all that follows
+        return None
+    return Delivered(position, message.body if isinstance(message.body, bytes) else b"")

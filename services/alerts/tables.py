@@ -80,6 +80,19 @@ collected = sa.Table(
     sa.Column("at", Time, nullable=False),
 )
 
+# Packets that a subscriber of the service could not use, and went past. The archive has what was promised.
+damaged = sa.Table(
+    "al_damaged",
+    metadata,
+    sa.Column("subscriber", sa.Text, nullable=False),
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("position", Big, nullable=False),
+    sa.Column("alert", Big),  # that was promised there
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.PrimaryKeyConstraint("stream", "position", "subscriber"),
+)
+
 stream = sa.Table(
     "al_stream",
     metadata,

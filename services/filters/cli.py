@@ -20,11 +20,8 @@ from services.filters.book import FilterBook, feed
 from services.filters.filter import Filter
 from services.filters.functions import AGGREGATES, FUNCTIONS
 from services.filters.kinds import kind_of
-from services.filters.run import Filtering
+from services.filters.run import SERVICE, Filtering
 from services.settings import database_url
-
-SERVICE = "filters"
-"""The subscriber of the full stream that filters."""
 
 
 def predefined() -> dict[str, str]:

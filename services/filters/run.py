@@ -1,6 +1,7 @@
 """Filtering as a subscriber of the full stream: what passes is promised to users' streams, in one transaction with the position.
 
-So each alert is filtered once, whoever dies, and the count of what a user was sent of a visit is exact.
+So each alert is filtered once, whoever dies, and the count of what a user was sent of a visit is exact. A damaged packet is set
+aside in that transaction too.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 from backbone.errors import TransientError
 from payloads.alert_schema import schema
-from services.alerts.book import AlertBook
-from services.alerts.packets import decode, from_wire
+from services.alerts.book import FULL, AlertBook
+from services.alerts.damaged import Damaged, Sorted, check_against, set_aside, sort_out
 from services.alerts.transport import Delivered
 from services.filters.book import FilterBook, Stored, feed
 from services.filters.filter import Filter
@@ -22,6 +23,8 @@ from services.filters.kinds import kind_of
 from services.filters.language import FilterRefused
 
 _log = logging.getLogger(__name__)
+SERVICE = "filters"
+"""The subscriber of the full stream that filters."""
 
 
 @dataclass
@@ -49,22 +52,33 @@ class Filtering:
         """Filter alerts; TransientError if another filter service has done so meanwhile."""
         stored = self._book.in_force()
         filters = self._ready(stored)
-        packets = [decode(from_wire(found.body)) for found in alerts]
-        passed = [(packet, self._users(packet, filters)) for packet in packets]
+        promised = self._alerts.promised(FULL, alerts[0].position, alerts[-1].position)
+        found = check_against(promised, sort_out(alerts))
+        passed = [(packet, self._users(packet, filters)) for _, packet in found.whole]
         with self._alerts.begin() as connection:
             at = self._book.locked_position(connection)
             if at != alerts[0].position - 1:
                 raise TransientError(
                     f"filters: position {at} where {alerts[0].position - 1} was to be: another service filters too", delay_s=0.1
                 )
-            sent = _Sent(self._book.counts(connection, [packet["diaSource"]["visit"] for packet in packets]))
+            sent = _Sent(self._book.counts(connection, [packet["diaSource"]["visit"] for packet, _ in passed]))
             for packet, users in passed:
                 for user in users:
                     self._send(sent, user, packet)
             for user, ids in sorted(sent.alerts.items()):
                 self._alerts.promise(connection, feed(user), ids, at=self._now())
             self._book.count(connection, {key: sent.counts[key] for key in sent.changed})
+            set_aside(self._alerts, connection, self._damaged(found, promised))
             self._book.advance(connection, alerts[-1].position)
+        for position, reason in list(found.refused.items())[:1]:  # a stream of nothing else must not fill the log
+            _log.error(
+                "%s: %d of %d packets are damaged and set aside, the first at position %d of %s: %s; see `pachon alerts damaged`",
+                SERVICE, len(found.refused), len(alerts), position, FULL, reason,
+            )  # fmt: skip
+
+    def _damaged(self, found: Sorted, promised: Mapping[int, int]) -> list[Damaged]:
+        at = self._now()
+        return [Damaged(SERVICE, FULL, n, promised.get(n), reason, at) for n, reason in found.refused.items()]
 
     def _send(self, sent: _Sent, user: str, packet: Mapping[str, Any]) -> None:
         key = (user, int(packet["diaSource"]["visit"]))

@@ -76,6 +76,32 @@ def test_filter_is_checked_put_in_force_run_and_read_by_its_user(run, packet, tm
     assert "new-source" in run("filter", "predefined", "!")
 
 
+def test_packets_damaged_in_the_archive_stop_neither_filters_nor_replay(run, packet, tmp_path):
+    run("filter", "add", "bright", "diaSource.snr > 0", "--user", "ana")
+    secret = str(run.home / "secrets" / "alerts-one")
+    run("alerts", "subscriber", "add", "one")
+    with AlertOutbox.open(run.home) as outbox:
+        outbox.add(7, 3, [packet(n) for n in range(1, 4)])
+        place = outbox.archive.find([2])[2]
+        outbox.add(7, 4, [packet(n) for n in range(4, 7)])
+        cut = outbox.archive.find([5])[5]
+    for where, size in ((place, None), (cut, cut.start + 9)):
+        (path,) = run.home.rglob(where.key.rsplit("/", 1)[-1])
+        content = bytearray(path.read_bytes())
+        content[where.start + 20 : where.start + 60] = b"\xff" * 40
+        path.chmod(0o644)
+        path.write_bytes(content[:size])
+    run("filter", "run", "--until", "6")
+    assert run("alerts", "status").splitlines()[0].endswith("filters, one\t3 damaged")
+    listed = [line.split("\t") for line in run("alerts", "damaged").splitlines()]
+    assert [line[:3] for line in listed] == [["alerts", n, n] for n in "256"]
+    assert all("not Avro of" in line[4] for line in listed)
+    assert "visit 7\t3 sent" in run("filter", "list", "--user", "ana")
+    said = run("alerts", "replay", "--as", "one", "--secret", secret, "--into", str(tmp_path / "inbox"), "--until", "6")
+    assert "3 alerts, the last at position 6" in said
+    assert "3 packets are damaged (table `damaged`), the first at position 2" in said
+
+
 def test_filter_is_tried_on_a_file_of_any_schema(run, packet, tmp_path):
     schema = fastavro.parse_schema({"type": "record", "name": "alert", "fields": [{"name": "mag", "type": "float"}]})
     with (tmp_path / "other.avro").open("wb") as stream:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -95,6 +96,33 @@ def test_each_dataset_is_read_once_and_what_it_told_is_still_counted(batch, read
     assert batch.collect() == Collected(frames=2, read=1, new=0, known=2, withheld=())
     assert batch.collect() == Collected(frames=2, read=0, new=0, known=2, withheld=())
     assert reads == [2, 0]
+
+
+@pytest.mark.parametrize("damage", ["cut", "no Avro"])
+def test_damaged_dataset_is_left_out_and_the_others_are_told(batch, damage):
+    for visit, ids in zip(VISITS[:2], ([1, 2], [3, 4]), strict=True):
+        batch.made(FIRST, visit, ids)
+    (ref,) = batch.butler.query_datasets(TYPE, FIRST, where=f"visit = {VISITS[0]}", instrument=CAMERA)
+    path, whole = Path(batch.butler.getURI(ref).ospath), batch.butler.get(ref)
+    at = len(whole) - 60  # inside the packets
+    path.write_bytes(whole[:at] if damage == "cut" else whole[:at] + b"\xff" * 30 + whole[at + 30 :])
+    found = batch.collect()
+    assert (found.frames, found.read, found.new) == (2, 1, 2)
+    assert len(found.damaged) == 1
+    assert f"visit {VISITS[0]} detector 0 of {FIRST}" in found.damaged[0]
+    assert batch.promised() == [3, 4]
+    path.write_bytes(whole)
+    assert batch.collect() == Collected(frames=2, read=1, new=2, known=2, withheld=())
+    assert batch.promised() == [3, 4, 1, 2]
+
+
+def test_dataset_of_packets_that_no_subscriber_could_use_is_left_out(batch):
+    batch.made(FIRST, VISITS[0], [1, 2])
+    wrong = write_alerts([batch.packet(3) | {"diaSourceId": 9}])
+    batch.butler.put(wrong, TYPE, instrument=CAMERA, visit=VISITS[1], detector=0, run=FIRST)
+    found = batch.collect()
+    assert (found.read, found.new, len(found.damaged)) == (1, 2, 1)
+    assert "alert 9: diaSource.diaSourceId is 3" in found.damaged[0]
 
 
 def test_what_prompt_workers_told_batch_does_not_tell_again(batch, packet):

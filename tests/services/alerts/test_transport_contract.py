@@ -1,11 +1,15 @@
 """What every transport keeps to (services/alerts/transport.py), the database and RabbitMQ's streams alike."""
 
+import asyncio
 import threading
 
 import pytest
+from rstream import AMQPMessage, Producer, RawMessage
 
 from backbone.errors import AccessRefused
 from services.alerts.follow import Collection, follow
+from services.alerts.packets import encode, to_wire
+from services.alerts.stream_reader import POSITION
 
 
 def fill(service, packet, count, start=1):
@@ -124,6 +128,21 @@ def test_followers_effects_and_position_are_stored_together(service, packet, tmp
         == 50
     )
     assert collection.received() == expected(1, 50)
+
+
+@pytest.mark.parametrize("foreign", [b"no AMQP", b"\x00\x53\x75\xa0", bytes(AMQPMessage(body=b"no position"))])
+def test_message_that_is_not_the_distributors_holds_up_nobody(rabbitmq_service, packet, foreign):
+    secret = rabbitmq_service.subscribe("one")
+    fill(rabbitmq_service, packet, 2)
+
+    async def publish():
+        async with Producer(**rabbitmq_service.transport.connection()) as producer:
+            bodies = [(n, to_wire(encode(packet(n)).avro)) for n in range(3, 6)]
+            ours = [RawMessage(bytes(AMQPMessage(body=body, message_annotations={POSITION: n}))) for n, body in bodies]
+            await producer.send_batch("alerts", [RawMessage(foreign), *ours], publisher_name="somebody")  # one chunk
+
+    asyncio.run(publish())
+    assert rabbitmq_service.read("one", secret, 5) == expected(1, 5)
 
 
 def test_positions_hold_over_the_files_of_a_broker(rabbitmq_service):

@@ -1,10 +1,15 @@
 """The filter service: users' streams, their counts, and that nothing is filtered twice."""
 
+import dataclasses
+import io
+
+import fastavro
 import pytest
 import sqlalchemy as sa
 
 from backbone.errors import PermanentError, TransientError
 from services.alerts import tables as alert_tables
+from services.alerts.damaged import all_damaged, damaged_of
 from services.alerts.follow import follow
 from services.alerts.outbox import AlertOutbox
 from services.alerts.packets import encode, to_wire
@@ -76,6 +81,69 @@ def test_batch_given_twice_is_filtered_once(night):
         Filtering(night.book, night.outbox.book, per_visit=20).apply(batch)
     assert night.sent("ana") == [1, 2, 3, 4, 5]
     assert night.book.sent("ana") == [(7, 5, 0)]
+
+
+def _missing_fields(body):
+    """A record of the wire's schema number whose diaSource has its first field only."""
+    source = {"type": "record", "name": "s", "fields": [{"name": "diaSourceId", "type": "long"}]}
+    whole = {
+        "type": "record",
+        "name": "a",
+        "fields": [{"name": "diaSourceId", "type": "long"}, {"name": "diaSource", "type": source}],
+    }
+    out = io.BytesIO(body[:5])
+    out.seek(5)
+    fastavro.schemaless_writer(out, fastavro.parse_schema(whole), {"diaSourceId": 3, "diaSource": {"diaSourceId": 3}})
+    return out.getvalue()
+
+
+DAMAGE = {
+    "nothing left": (lambda body: b"", "message of 0 bytes"),
+    "cut": (lambda body: body[: len(body) // 2], "not Avro of"),
+    "another schema": (lambda body: b"\0\0\0\0\x07" + body[5:], "begins with 0000000007"),
+    "no Avro": (lambda body: body[:5] + b"\xff" * 40, "not Avro of"),
+    "missing fields": (_missing_fields, "not Avro of"),
+    "too long": (lambda body: body + b"more", "4 bytes are left over"),
+    "id of another source": (lambda body: body[:5] + bytes([2 * 9]) + body[6:], "diaSource.diaSourceId is 3"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_packet_is_set_aside_once_and_the_others_are_filtered(night, damage, caplog):
+    change, words = DAMAGE[damage]
+    night.define("ana", "all", "diaSource.snr > 0")
+    batch = night.batch(1, 5)
+    batch[2] = dataclasses.replace(batch[2], body=change(batch[2].body))
+    night.effect.apply(batch)
+    assert night.sent("ana") == [1, 2, 4, 5]
+    assert night.book.sent("ana") == [(7, 4, 0)]
+    assert night.effect.position() == 5
+    with pytest.raises(TransientError, match="another service filters"):
+        night.effect.apply(batch)
+    night.effect.apply(night.batch(6, 1))
+    (found,) = all_damaged(night.outbox.book)
+    assert (found.subscriber, found.stream, found.position, found.alert) == ("filters", "alerts", 3, 3)
+    assert words in found.reason
+    assert damaged_of(night.outbox.book) == {"alerts": 1}
+    assert [record.levelname for record in caplog.records if "damaged" in record.message] == ["ERROR"]
+
+
+def test_packet_of_an_alert_that_was_not_promised_there_reaches_nobody(night):
+    """Its bytes are in order: without the check a user would be sent alert 1 twice, or one that there is not."""
+    night.define("ana", "all", "diaSource.snr > 0")
+    batch = night.batch(1, 4)
+    batch[1] = dataclasses.replace(batch[1], body=batch[0].body)
+    batch[2] = dataclasses.replace(batch[2], body=to_wire(encode(night.packet(99)).avro))
+    night.effect.apply(batch)
+    assert night.sent("ana") == [1, 4]
+    assert [(one.position, one.alert) for one in all_damaged(night.outbox.book)] == [(2, 2), (3, 3)]
+
+
+def test_batch_of_nothing_but_damage_is_gone_past(night):
+    night.define("ana", "all", "diaSource.snr > 0")
+    night.effect.apply([dataclasses.replace(one, body=b"") for one in night.batch(1, 3)])
+    assert (night.sent("ana"), night.effect.position()) == ([], 3)
+    assert damaged_of(night.outbox.book) == {"alerts": 3}
 
 
 def test_filter_that_changes_holds_for_what_comes_after(night):
