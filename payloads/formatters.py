@@ -5,9 +5,6 @@ Nothing of afw or obs_base is needed.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
 import re
 import warnings
@@ -27,6 +24,7 @@ from lsst.resources import ResourcePath
 
 from payloads.image import MaskedImage
 from payloads.mask import header_cards
+from payloads.packed import unpacked
 
 FITS_EXTENSIONS = frozenset(stem + packed for stem in (".fits", ".fit", ".fts") for packed in ("", ".bz2", ".gz", ".fz"))
 
@@ -284,15 +282,11 @@ def raw_header(hdus: fits.HDUList) -> dict[str, Any]:
 
 
 def open_raw(content: bytes) -> fits.HDUList:
-    """A FITS file's bytes, plain or packed by gzip or bzip2, as HDUs in memory.
+    """A FITS file's bytes, plain or packed by gzip or bzip2, as HDUs in memory. FrameTooLarge where there is no end to them.
 
     Unpacked at once: astropy seeks in a packed file, which unpacks it again and again.
     """
-    if content.startswith(b"BZh"):
-        content = bz2.decompress(content)
-    elif content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
-    return fits.open(io.BytesIO(content), memmap=False)
+    return fits.open(unpacked(content), memmap=False)
 
 
 class RawFormatter(FormatterV2):

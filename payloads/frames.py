@@ -19,6 +19,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from payloads.camera import Camera, parse_section
 from payloads.formatters import FITS_EXTENSIONS, NoPixels, image_hdu, open_raw, raw_header
 from payloads.headers import HeaderError, Observation, OtherInstrument, UnknownDetector, UnknownFilter, observe
+from payloads.packed import FrameTooLarge
 
 
 class Reason(StrEnum):
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     NOT_FITS = "not_fits"
     TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"  # unpacks to more than any frame has
     NO_PIXELS = "no_pixels"  # FITS, but no two-dimensional image in it
     OTHER_INSTRUMENT = "other_instrument"
     WRONG_SHAPE = "wrong_shape"
@@ -121,6 +123,8 @@ def _read(content: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
             with open_raw(content) as hdus:
                 header = raw_header(hdus)
                 return header, image_hdu(hdus).data
+        except FrameTooLarge as error:
+            raise _Bad(Reason.TOO_LARGE, str(error)) from error
         except NoPixels as error:
             raise _Bad(Reason.NO_PIXELS, str(error)) from error
         except (EOFError, AstropyUserWarning) as error:

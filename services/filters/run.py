@@ -70,7 +70,7 @@ class Filtering:
             self._book.count(connection, {key: sent.counts[key] for key in sent.changed})
             set_aside(self._alerts, connection, self._damaged(found, promised))
             self._book.advance(connection, alerts[-1].position)
-        for position, reason in list(found.refused.items())[:1]:  # a stream of nothing else must not fill the log
+        for position, reason in sorted(found.refused.items())[:1]:  # a stream of nothing else must not fill the log
             _log.error(
                 "%s: %d of %d packets are damaged and set aside, the first at position %d of %s: %s; see `pachon alerts damaged`",
                 SERVICE, len(found.refused), len(alerts), position, FULL, reason,

@@ -226,14 +226,23 @@ def _bz2(path: Path) -> Path:
     return packed
 
 
-def _fz(path: Path) -> Path:
+def _fz(path: Path, kind: str = "RICE_1") -> Path:
     packed = path.with_suffix(".fits.fz")
     with fits.open(path) as hdus:
-        fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(hdus[0].data, hdus[0].header)]).writeto(packed)
+        image = fits.CompImageHDU(hdus[0].data, hdus[0].header, compression_type=kind)
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(packed)
     return packed
 
 
-@pytest.mark.parametrize("pack", [_gz, _bz2, _fz])
+def _fz_of_gzip(path: Path) -> Path:
+    return _fz(path, "GZIP_2")
+
+
+def _gz_of_fz(path: Path) -> Path:
+    return _gz(_fz(path))
+
+
+@pytest.mark.parametrize("pack", [_gz, _bz2, _fz, _fz_of_gzip, _gz_of_fz])
 def test_packed_raw_frame_is_read_as_the_plain_one(pack: Any, write_frame: Any, tmp_path: Path) -> None:
     from payloads.formatters import RawFormatter
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import copy
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -20,6 +22,7 @@ from lsst.sphgeom import LonLat, UnitVector3d
 from backbone.errors import EndpointFull
 from backbone.home import open_backbone
 from payloads import ingest as module
+from payloads import packed
 from payloads.camera import Camera
 from payloads.cli import ingest as command
 from payloads.frames import Reason, check, find_files
@@ -157,6 +160,28 @@ def headless(path: Path) -> None:
     path.write_bytes(path.read_bytes()[2880:])
 
 
+ZEROS = 1 << 24
+
+
+def bomb(path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A good frame, and after it 400 MB of zeros in a few kB; both kinds of file may be packed in parts."""
+    path.write_bytes(pack(path.read_bytes()) + pack(bytes(ZEROS)) * 25)
+
+
+def tiles(path: Path, *, naxis1: int | None = None, first: bytes | None = None) -> None:
+    """The frame packed by tiles; its header, or its first tile, changed."""
+    with fits.open(path) as hdus:
+        image = fits.CompImageHDU(hdus[0].data, hdus[0].header, compression_type="GZIP_1")
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(path, overwrite=True)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        rows, header = list(hdus[1].data["COMPRESSED_DATA"]), hdus[1].header.copy()
+    rows[0] = rows[0] if first is None else np.frombuffer(first, np.uint8)
+    header["ZNAXIS1"] = naxis1 or header["ZNAXIS1"]
+    column = fits.Column(name="COMPRESSED_DATA", format="PB()", array=np.array(rows, dtype=object))
+    table = fits.BinTableHDU.from_columns([column], header=header)
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path, overwrite=True)
+
+
 BAD: dict[str, tuple[dict[str, Any], Callable[[Path], Any] | None, Reason]] = {
     "truncated": ({}, truncated, Reason.TRUNCATED),
     "cut in the header": ({}, lambda p: p.write_bytes(p.read_bytes()[:1000]), Reason.NOT_FITS),
@@ -175,6 +200,10 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], Any] | None, Reason]] = {
     "unknown filter": ({"FILTER": "z9"}, None, Reason.UNKNOWN_FILTER),
     "unknown detector": ({"DETECTOR": 9}, None, Reason.UNKNOWN_DETECTOR),
     "no time": ({"DATE_OBS": None}, None, Reason.HEADER),
+    "zeros without end, by gzip": ({}, lambda p: bomb(p, gzip.compress), Reason.TOO_LARGE),
+    "zeros without end, by bzip2": ({}, lambda p: bomb(p, bz2.compress), Reason.TOO_LARGE),
+    "a tile of zeros without end": ({}, lambda p: tiles(p, first=gzip.compress(bytes(ZEROS))), Reason.TOO_LARGE),
+    "an image without end by its header": ({}, lambda p: tiles(p, naxis1=10**12), Reason.TOO_LARGE),
     "broken gzip": (
         {},
         lambda p: shutil.move(p, p.with_suffix(".fits.gz")) and p.with_suffix(".fits.gz").write_bytes(b"\x1f\x8b" + b"x" * 99),
@@ -185,9 +214,10 @@ BAD: dict[str, tuple[dict[str, Any], Callable[[Path], Any] | None, Reason]] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_file_is_set_aside_with_its_reason_and_the_rest_goes_on(
-    home: Path, camera: Camera, write_frame: Callable[..., Path], what: str
+    home: Path, camera: Camera, write_frame: Callable[..., Path], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cards, damage, reason = BAD[what]
+    monkeypatch.setattr(packed, "MAX_BYTES", 1 << 20)
     folder = write_frame("good.fits", SEQNUM=1).parent
     bad = write_frame("bad.fits", SEQNUM=2, **cards)
     if damage is not None:
