@@ -13,8 +13,8 @@ from astropy.io import fits
 from backbone.errors import PermanentError
 
 MAX_BYTES = 1 << 29
-"""Of a frame, unpacked: sixteen times a detector of 4,096 × 4,096 pixels of 2 bytes, and more than the largest CCD there is (10,560
-× 10,560 of 4). It is also what a worker may lose in memory before it says no."""
+"""Of a frame, unpacked: sixteen times a detector of 4,096 × 4,096 pixels of 2 bytes, and more than the largest CCD there is
+(10,560 × 10,560 of 4). It is also what a worker may lose in memory before it says no."""
 _PIECE = 1 << 20
 _PIXEL_BYTES = 8  # at most, of any type of FITS
 
