@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from backbone.access import Principal, check_readable, publish
 from backbone.catalog import Catalog
 from backbone.cohorts import Cohorts, policies_in_force
 from backbone.endpoint import Endpoint, ObjectInfo
-from backbone.errors import ConflictError, ObjectAbsent, PermanentError
+from backbone.errors import ConflictError, ObjectAbsent, PachonError, PermanentError
 from backbone.fetch import fetch_checked
 from backbone.files import BAD, LOST, NewFile, Replica, RuleProgress
+from backbone.identity import check_identity, identify
 from backbone.manifest import write_manifest
 from backbone.models import nearest
 from backbone.opened import open_endpoints
@@ -24,6 +26,8 @@ from backbone.put import described, put_registered
 from backbone.register import register_batch
 from backbone.settings import BackboneSettings
 from backbone.sweep import Sweep, SweepReport
+
+_log = logging.getLogger(__name__)
 
 
 class Backbone:
@@ -42,6 +46,11 @@ class Backbone:
         self._endpoints = endpoints
         catalog.set_up(settings)
         self._cohorts = Cohorts(catalog)
+        for name in sorted(catalog.unidentified & set(endpoints)):
+            try:
+                identify(catalog, endpoints[name])
+            except PachonError as error:  # whoever must know asks again
+                _log.warning("%s", error)
 
     @classmethod
     def open(cls, settings: BackboneSettings, home: Path | str, *, now: Callable[[], float] = time.time) -> Self:
@@ -126,8 +135,13 @@ class Backbone:
             raise PermanentError(f"{path.parent} is no folder: {key} cannot be copied to {path}")
         found = self.locate([key], who).get(key, [])
 
-        def damaged(replica: Replica, state: str, why: str) -> None:
+        def damaged(replica: Replica, state: str, why: str) -> PachonError | None:
+            try:
+                check_identity(self.catalog, self.endpoint(replica.endpoint))
+            except PachonError as error:
+                return error
             self.mark([key], replica.endpoint, state, actor="fetch", why=why)
+            return None
 
         info = fetch_checked(found, path, self.endpoint, damaged, near)
         if info is not None:

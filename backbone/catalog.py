@@ -17,7 +17,9 @@ from backbone.settings import BackboneSettings, Link
 
 
 class Catalog(Database):
-    """A catalog that is open. `endpoints` gives ids by name; call `set_up` once after opening."""
+    """A catalog that is open. `endpoints` gives ids by name, `unidentified` are those that were never asked who they are; call
+    `set_up` once after opening.
+    """
 
     noun = "backbone's catalog"
     migrations = Path(__file__).parent / "migrations"
@@ -28,6 +30,7 @@ class Catalog(Database):
         super().__init__(engine)
         self.endpoints: Mapping[str, int] = {}
         self.names: Mapping[int, str] = {}
+        self.unidentified: frozenset[str] = frozenset()
         self.links: frozenset[tuple[int, int]] = frozenset()
 
     def set_up(self, settings: BackboneSettings) -> None:
@@ -47,9 +50,10 @@ class Catalog(Database):
         self.links = frozenset(pair for pair, _ in wanted)
 
     def _learn(self, connection: Connection) -> None:
-        rows = connection.execute(sa.select(t.endpoint.c.name, t.endpoint.c.id)).all()
+        rows = connection.execute(sa.select(t.endpoint.c.name, t.endpoint.c.id, t.endpoint.c.identity)).all()
         self.endpoints = {row.name: row.id for row in rows}
         self.names = {row.id: row.name for row in rows}
+        self.unidentified = frozenset(row.name for row in rows if row.identity is None)
 
     def _stored_links(self, connection: Connection) -> set[tuple[tuple[int, int], int]]:
         return {((row.source, row.target), row.cost) for row in connection.execute(sa.select(t.link))}

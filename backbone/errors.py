@@ -46,6 +46,10 @@ class ChecksumMismatch(PermanentError):
     """The bytes are not those that the checksum was made from."""
 
 
+class WrongPlace(TransientError):
+    """What answers is not the place that the catalog knows: a disk is not mounted, or a bucket was made anew."""
+
+
 class EndpointFull(TransientError):
     """No space left at the endpoint; frees up when somebody cleans."""
 

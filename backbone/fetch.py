@@ -15,12 +15,12 @@ def fetch_checked(
     replicas: Sequence[Replica],
     path: Path,
     endpoint: Callable[[str], Endpoint],
-    damaged: Callable[[Replica, str, str], None],
+    damaged: Callable[[Replica, str, str], PachonError | None],
     near: str | None,
 ) -> ObjectInfo | None:
     """Copy to `path` from the first of the replicas that gives the right bytes, that of `near` before others. `damaged` is told
-    of each that is BAD or LOST, and why. None: no copy is whole. TransientError, AccessRefused: a copy may be, but its endpoint
-    does not answer, or does not let us in.
+    of each that is BAD or LOST, and why, and returns an error if that cannot be known now. None: no copy is whole.
+    TransientError, AccessRefused: a copy may be, but its endpoint does not answer, or does not let us in.
     """
     silent: PachonError | None = None
     for replica in sorted((r for r in replicas if r.state == AVAILABLE), key=lambda r: r.endpoint != near):
@@ -30,9 +30,9 @@ def fetch_checked(
             if (info.size, info.sha256) == (replica.size, replica.sha256):
                 part.replace(path)
                 return info
-            damaged(replica, BAD, f"read {info.size} bytes of another checksum")
+            silent = damaged(replica, BAD, f"read {info.size} bytes of another checksum") or silent
         except ObjectAbsent as error:
-            damaged(replica, LOST, str(error))
+            silent = damaged(replica, LOST, str(error)) or silent
         except (TransientError, AccessRefused) as error:
             silent = error
         finally:

@@ -27,6 +27,7 @@ from backbone.endpoints import open_endpoint
 from backbone.errors import PachonError, TransientError
 from backbone.expiry import Deletion, begin_deletions, deleted, deletion_failed
 from backbone.flow import note_backlog
+from backbone.identity import Checks
 from backbone.leases import Leases
 from backbone.links import LinkHolds
 from backbone.route import Moved, Route
@@ -71,7 +72,7 @@ class Mover:
         self.name = f"mover-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._backbone, self._catalog, self._settings = backbone, backbone.catalog, backbone.settings.mover
         self._leases = Leases(backbone.catalog, lease_s=self._settings.lease_s, now=backbone.now)
-        self._holds, self._clock = LinkHolds(backbone.catalog), clock
+        self._holds, self._clock, self._checks = LinkHolds(backbone.catalog), clock, Checks(backbone.catalog)
         self._limited = {(link.source, link.target) for link in backbone.settings.links}
         self._routes = [
             self._route(link, clock, sleep)
@@ -92,7 +93,15 @@ class Mover:
             credentials = None if described.credentials is None else home / described.credentials
             target = open_endpoint(uri, name=link.target, url=link.url or described.url, credentials=credentials)
         return Route(
-            link, self._backbone, source=source, target=target, worker=self.name, leases=self._leases, clock=clock, sleep=sleep
+            link,
+            self._backbone,
+            source=source,
+            target=target,
+            worker=self.name,
+            leases=self._leases,
+            checks=self._checks,
+            clock=clock,
+            sleep=sleep,
         )
 
     def __enter__(self) -> Self:
@@ -110,6 +119,7 @@ class Mover:
     def round(self, *, limit_s: float = 2.0) -> Round:
         """Do what can be done within about `limit_s`. TransientError if the catalog does not answer; nothing is lost by that."""
         now = self._backbone.now()
+        self._checks.begin()
         woken = wake(self._catalog, now=now)
         if woken:
             _log.debug("%s: %d transfers are due again", self.name, woken)
@@ -201,8 +211,11 @@ class Mover:
         return deleted(self._catalog, gone, now=self._backbone.now()) if gone else 0
 
     def _delete_one(self, deletion: Deletion) -> Deletion | None:
+        endpoint = self._backbone.endpoint(deletion.endpoint)
         try:
-            self._backbone.endpoint(deletion.endpoint).delete(deletion.key)
+            if (refusal := self._checks.refusal(endpoint)) is not None:
+                raise refusal
+            endpoint.delete(deletion.key)
         except PachonError as error:
             _log.warning("%s: %s", self.name, error)
             delay_s = error.delay_s if isinstance(error, TransientError) else self._settings.retry_max_s

@@ -28,6 +28,7 @@ from backbone import tables as t
 from backbone.endpoint import Endpoint
 from backbone.errors import ConflictError, ObjectAbsent, PermanentError
 from backbone.files import AVAILABLE, LOST, STUCK, NewFile
+from backbone.identity import renew_identity
 from backbone.manifest import OWN, read_manifests
 from backbone.repair import Damage, mark_damaged
 
@@ -72,8 +73,10 @@ def recover_endpoint(
 ) -> EndpointRecovery:
     """Mark LOST what the endpoint's own listing does not show, and ask for it from the others.
 
-    Only replicas that were there before the listing began are judged: what arrives meanwhile may be missing from it.
+    Only replicas that were there before the listing began are judged: what arrives meanwhile may be missing from it. What is
+    there now is taken for the endpoint from now on: movers go on with it.
     """
+    renew_identity(backbone.catalog, backbone.endpoint(name))
     begun, started = time.monotonic(), backbone.now()
     catalog, number = backbone.catalog, backbone.catalog.endpoint_id(name)
     with catalog.read() as connection:

@@ -20,6 +20,7 @@ from backbone.endpoint import Endpoint
 from backbone.errors import ObjectAbsent, PachonError
 from backbone.files import BAD, LOST, STUCK
 from backbone.history import NOTE_MANY
+from backbone.identity import check_identity
 from backbone.pending import leave_source, request
 from backbone.reading import Digest, digests_of
 from backbone.register import arrived
@@ -94,7 +95,10 @@ class Repair:
         self._number = catalog.endpoint_id(endpoint.name)
 
     def run(self) -> RepairReport:
-        """Look at each damaged replica once. Raises TransientError if the catalog does not answer."""
+        """Look at each damaged replica once. Raises TransientError if the catalog does not answer, or the endpoint does not say
+        that it is the place that the catalog knows.
+        """
+        check_identity(self._catalog, self._endpoint)
         damaged = right = asked = hopeless = unknown = position = 0
         examples: list[str] = []
         with ThreadPoolExecutor(self._workers) as pool:

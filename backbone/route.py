@@ -4,7 +4,7 @@
 |---|---|---|
 | arrived and verified | done | works |
 | the source has not got it, or other bytes, twice | the replica is LOST or BAD; the next source, at once | works |
-| one of the two does not answer, refuses our keys, is full | tried again, later and later | cut after three in a row |
+| an end does not answer, is not mounted, refuses our keys, is full | tried again, later and later | cut after three in a row |
 | the copy waits for a recall from an archive | tried again when that may be done | as it was |
 | anything else, or too often on a link that works | STUCK with the reason; `retry` lets it go on | works |
 """
@@ -26,6 +26,7 @@ from backbone.copy import Failure, copy_by_server, copy_one, copy_small
 from backbone.endpoint import Endpoint, Proving
 from backbone.errors import AccessRefused, ChecksumMismatch, EndpointFull, ObjectAbsent, PachonError, TransientError
 from backbone.files import BAD, LOST
+from backbone.identity import Checks, check_identity
 from backbone.leases import Leases
 from backbone.links import Breaker, Pace
 from backbone.reading import Digest, digest_of, digests_of
@@ -61,12 +62,13 @@ class Route:
         target: Endpoint,
         worker: str,
         leases: Leases,
+        checks: Checks,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.link, self.breaker = link, Breaker(clock)
         self._backbone, self._catalog, self._settings = backbone, backbone.catalog, backbone.settings.mover
-        self._source, self._target, self._worker, self._leases = source, target, worker, leases
+        self._source, self._target, self._worker, self._leases, self._checks = source, target, worker, leases, checks
         self._ids = self._catalog.endpoint_id(link.source), self._catalog.endpoint_id(link.target)
         self._pace, self._clock, self._sleep = Pace(link.bytes_per_s, clock=clock, sleep=sleep), clock, sleep
         self._batch, self._behind, self._worked = _FIRST_BATCH, False, False
@@ -116,6 +118,9 @@ class Route:
             self._batch = max(1, min(self._settings.batch, fitting, 2 * files if files >= self._batch else self._batch))
 
     def _copy(self, taken: Sequence[Transfer]) -> list[tuple[Transfer, Failure | None]]:
+        for place, at_source in ((self._source, True), (self._target, False)):
+            if (refusal := self._checks.refusal(place)) is not None:
+                return [(transfer, Failure(refusal, at_source=at_source)) for transfer in taken]
         if self.link.server_copy is not None:
             return [(transfer, copy_by_server(self._source, self._target, transfer)) for transfer in taken]
         outcomes = self._copy_all(taken)
@@ -195,10 +200,18 @@ class Route:
         try:
             found = digest_of(self._source, file.key, file.size)
         except ObjectAbsent:
-            return LOST
+            return LOST if self._is_itself() else None
         except (TransientError, AccessRefused):
             return None
         return None if found == (file.size, file.sha256) else BAD
+
+    def _is_itself(self) -> bool:
+        """Whether the source is the place that it was, asked now: a disk may have gone since the round began."""
+        try:
+            check_identity(self._catalog, self._source)
+        except PachonError:
+            return False
+        return True
 
     def _delay_s(self, transfer: Transfer) -> float:
         grown = self._settings.retry_min_s * 2.0 ** min(transfer.attempt - 1, 30)

@@ -20,6 +20,7 @@ from backbone.catalog import Catalog
 from backbone.endpoint import Endpoint
 from backbone.errors import ObjectAbsent, PachonError, TransientError
 from backbone.files import BAD, LOST
+from backbone.identity import check_identity
 from backbone.quarantine import quarantine
 from backbone.reading import Digest, digests_of
 from backbone.repair import Damage, found_right, mark_damaged
@@ -87,8 +88,10 @@ class Scrub:
         """Go on where the last run stopped until the round is finished or `limit_s` have passed; `restart` begins a new round,
         `begin_after` one of the files of higher numbers alone.
 
-        Raises TransientError if the endpoint or the catalog does not answer: nothing is marked, the position stays.
+        Raises TransientError if the endpoint or the catalog does not answer, or the endpoint is not the place that the catalog
+        knows: nothing is marked, the position stays.
         """
+        check_identity(self._catalog, self._endpoint)
         begun, report = self._clock(), ScrubReport(endpoint=self._endpoint.name)
         position = self._begin(0 if restart else begin_after)
         with ThreadPoolExecutor(self._workers) as pool:
@@ -156,6 +159,8 @@ class Scrub:
                 f"scrub of {self._endpoint.name} stops here, none of {len(rows)} objects could be read: {unknown[0]}"
             )
         damages = [answer for answer in answers if isinstance(answer, Damage)]
+        if any(damage.state == LOST for damage in damages):
+            check_identity(self._catalog, self._endpoint)  # it may have gone since the run began
         right = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
         now, size = self._clock(), sum(row.size for row in right)
         with self._catalog.begin() as connection:

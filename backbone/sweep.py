@@ -20,6 +20,7 @@ from backbone.endpoint import Endpoint
 from backbone.errors import ObjectAbsent, PermanentError, TransientError
 from backbone.files import AVAILABLE, LOST, NewFile
 from backbone.history import note
+from backbone.identity import check_identity
 from backbone.manifest import OWN
 from backbone.put import settle
 from backbone.register import register_batch
@@ -73,7 +74,8 @@ class Sweep:
         self._number = catalog.endpoint_id(endpoint.name)
 
     def run(self, *, now: float, grace_s: float) -> SweepReport:
-        """One pass over everything."""
+        """One pass over everything. WrongPlace if the endpoint is not the one that the catalog knows: nothing is changed."""
+        check_identity(self._catalog, self._endpoint)
         finished, undone = settle(self._catalog, self._cohorts, self._endpoint, now=now, grace_s=grace_s)
         objects = 0
         strays: list[str] = []
@@ -169,6 +171,8 @@ class Sweep:
                 gone.append(key)
             except TransientError:
                 unknown += 1
+        if gone:
+            check_identity(self._catalog, self._endpoint)  # it may have gone since
         lost = 0
         for start in range(0, len(gone), _PAGE):
             with self._catalog.begin() as connection:

@@ -41,6 +41,7 @@ endpoint = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("identity", sa.Text),  # what its place says that it is (backbone/identity.py); none until it was first asked
 )
 
 link = sa.Table(

@@ -6,14 +6,14 @@ Thin: each calls the backbone of the home. Movers do the moving, whether Airflow
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator, BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from backbone.errors import PermanentError
+from backbone.errors import PermanentError, WrongPlace
 from operators import conf, engine
 from operators.backbone_triggers import Code, RulesEvent, RulesTrigger, judge
 from operators.campaign import actor_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def _finish(event: RulesEvent, names: Sequence[str]) -> dict[str, Any]:
@@ -100,13 +101,14 @@ class SweepOperator(_Care):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """One sweep of each endpoint."""
         backbone = engine.open_backbone(engine.home())
-        found = []
-        for name in _names(backbone, self.asked(context)):
+
+        def sweep(name: str) -> dict[str, Any]:
             # Below `_a/` are the attempts of running jobs, which the engine registers or sweeps itself.
             report = asdict(backbone.sweep(name, ignore=lambda key: key.startswith("_a/"), actor=actor_of(context)))
             _log.info("%s: %s", name, report)
-            found.append({"endpoint": name, **report})
-        return found
+            return {"endpoint": name, **report}
+
+        return _of_each(_names(backbone, self.asked(context)), sweep)
 
 
 class RepairOperator(_Care):
@@ -118,7 +120,8 @@ class RepairOperator(_Care):
 
         backbone = engine.open_backbone(engine.home())
         names = _names(backbone, self.asked(context))
-        found = [Repair(backbone.catalog, backbone.endpoint(name), actor=actor_of(context)).run() for name in names]
+        actor = actor_of(context)
+        found = _of_each(names, lambda name: Repair(backbone.catalog, backbone.endpoint(name), actor=actor).run())
         for report in found:
             _log.info("%s", report)
         hopeless = [example for report in found for example in report.examples if report.hopeless]
@@ -139,13 +142,15 @@ class ScrubOperator(_Care):
             raise AirflowFailException("the DAG of a ScrubOperator has the conf of backbone_scrub")
         backbone = engine.open_backbone(engine.home())
         names = _names(backbone, asked)
-        found = []
-        for name in names:
-            scrub = Scrub(backbone.catalog, backbone.endpoint(name), actor=actor_of(context), bytes_per_s=asked.mb_per_s * 1e6)
-            report = scrub.run(limit_s=asked.minutes * 60 / len(names))
+        bytes_per_s, limit_s = asked.mb_per_s * 1e6, asked.minutes * 60 / len(names)
+
+        def scrub(name: str) -> dict[str, Any]:
+            scrubber = Scrub(backbone.catalog, backbone.endpoint(name), actor=actor_of(context), bytes_per_s=bytes_per_s)
+            report = scrubber.run(limit_s=limit_s)
             _log.info("%s", report)
-            found.append(asdict(report))
-        return found
+            return asdict(report)
+
+        return _of_each(names, scrub)
 
 
 class ExpireOperator(_Care):
@@ -177,6 +182,19 @@ class BacklogReportOperator(_Care):
                 f"{len(stuck)} transfers are stuck: {reasons}. Mend, then `pachon backbone transfers --retry`"
             )
         return {"verdict": verdict(seen), "pending": sum(link.pending for link in seen.links)}
+
+
+def _of_each(names: Sequence[str], care: Callable[[str], T]) -> list[T]:
+    """What came of each endpoint. One that is not mounted fails the task, after the others were seen to."""
+    found, refused = [], []
+    for name in names:
+        try:
+            found.append(care(name))
+        except WrongPlace as error:
+            refused.append(str(error))
+    if refused:
+        raise WrongPlace("; ".join(refused))
+    return found
 
 
 def _names(backbone: Any, asked: conf.Care) -> list[str]:

@@ -12,6 +12,7 @@ from backbone.backbone import Backbone
 from backbone.catalog import Catalog
 from backbone.errors import PermanentError, TransientError
 from backbone.files import NewFile
+from backbone.identity import IDENTITY
 from backbone.quarantine import discard_quarantined, quarantined
 from backbone.recover import recover_catalog, recover_endpoint, still_missing
 from backbone.repair import Repair
@@ -99,7 +100,8 @@ def scrub(backbone, name, clock, **options):
 
 
 def give(monkeypatch, endpoint, get):
-    """Let the endpoint answer so, one by one and many at once."""
+    """Let the endpoint answer so of its objects, one by one and many at once."""
+    as_it_was = endpoint.get
 
     def one(key):
         try:
@@ -107,7 +109,7 @@ def give(monkeypatch, endpoint, get):
         except TransientError as error:
             return error
 
-    monkeypatch.setattr(endpoint, "get", get)
+    monkeypatch.setattr(endpoint, "get", lambda key: as_it_was(key) if key == IDENTITY else get(key))
     monkeypatch.setattr(endpoint, "get_many", lambda keys: [one(key) for key in keys], raising=False)
 
 

@@ -16,6 +16,7 @@ from botocore.credentials import Credentials
 from backbone.endpoint import NewObject, sha256_of
 from backbone.endpoints import open_endpoint
 from backbone.errors import AccessRefused, TransientError
+from backbone.identity import renew_identity
 from backbone.mover import Mover
 from backbone.settings import MoverSettings
 
@@ -167,6 +168,7 @@ def test_a_server_that_takes_wrong_bytes_is_found_out_and_its_copies_are_read_ag
         assert careless.objects == {}, "the object it was tried with is gone"
         place = make_place(f"sqlite:///{tmp_path}/catalog.sqlite3", mover=MoverSettings(retry_min_s=1))
         place.backbone._endpoints = {**place.backbone.endpoints, "ncsa": ncsa}
+        renew_identity(place.catalog, ncsa)
         place.put("k", b"content of k")
         place.backbone.require("want", ["k"], "ncsa", by=place.time + 60, actor="tester")
         careless.spoil = lambda content: content[:-1] + b"?"

@@ -447,9 +447,9 @@ def test_ingesting_again_does_not_call_a_copy_whole_that_was_found_bad(
         first, second = sorted(key for key in backbone.endpoint("base").list("Testcam/raw/") if key.endswith(".fits"))
         backbone.mark([first], "base", "BAD", actor="scrub", why="rotten")
         backbone.mark([second], "base", "LOST", actor="scrub", why="gone")
-        manifests = list(backbone.endpoint("base").list("_pachon/"))
+        manifests = list(backbone.endpoint("base").list("_pachon/manifests/"))
         assert len(manifests) == 1
         assert ingest(home, camera, [folder]).already == 2
         states = {key: [r.state for r in backbone.locate([key])[key]] for key in (first, second)}
         assert states == {first: ["BAD"], second: ["LOST"]}
-        assert list(backbone.endpoint("base").list("_pachon/")) == manifests, "nothing is told twice"
+        assert list(backbone.endpoint("base").list("_pachon/manifests/")) == manifests, "nothing is told twice"
