@@ -16,7 +16,7 @@ from backbone.endpoint import Endpoint, ObjectInfo
 from backbone.errors import ConflictError, ObjectAbsent, PachonError, PermanentError
 from backbone.fetch import fetch_checked
 from backbone.files import BAD, LOST, NewFile, Replica, RuleProgress
-from backbone.identity import check_identity, identify
+from backbone.identity import Checks, check_identity, identify
 from backbone.manifest import write_manifest
 from backbone.models import nearest
 from backbone.opened import open_endpoints
@@ -28,6 +28,7 @@ from backbone.settings import BackboneSettings
 from backbone.sweep import Sweep, SweepReport
 
 _log = logging.getLogger(__name__)
+_CHECK_S = 30.0
 
 
 class Backbone:
@@ -46,6 +47,7 @@ class Backbone:
         self._endpoints = endpoints
         catalog.set_up(settings)
         self._cohorts = Cohorts(catalog)
+        self._checks, self._check_at = Checks(catalog), 0.0
         for name in sorted(catalog.unidentified & set(endpoints)):
             try:
                 identify(catalog, endpoints[name])
@@ -72,6 +74,17 @@ class Backbone:
             raise PermanentError(f"the backbone has no endpoint {name!r}; {nearest(name, list(self._endpoints))}")
         return self._endpoints[name]
 
+    def _writable(self, name: str) -> Endpoint:
+        """The endpoint, unless it is not the place that the catalog knows (WrongPlace): asked every half minute at most."""
+        endpoint, now = self.endpoint(name), time.monotonic()
+        if now >= self._check_at:
+            self._checks.begin()
+            self._check_at = now + _CHECK_S
+        if (refusal := self._checks.refusal(endpoint)) is not None:
+            self._check_at = 0.0
+            raise refusal
+        return endpoint
+
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
         """All endpoints by name."""
@@ -82,7 +95,7 @@ class Backbone:
         how many were new. Idempotent by key: the same SHA-256 again adds at most a place, another is a ConflictError. One
         transaction for each `settings.batch` files. Without `manifest` the objects must say what they are (put with `about`).
         """
-        number, endpoint = self.catalog.endpoint_id(at), self.endpoint(at)
+        number, endpoint = self.catalog.endpoint_id(at), self._writable(at)
         chosen = [file.checked() for file in files]
         new = 0
         for batch in _batches(chosen, self.settings.batch):
@@ -97,7 +110,7 @@ class Backbone:
         its fields but key, size and sha256. The same again is a success; ConflictError if the key has other content.
         """
         file = described(key, content, about)
-        return put_registered(self.catalog, self._cohorts, self.endpoint(at), file, content, actor=actor, now=self.now())
+        return put_registered(self.catalog, self._cohorts, self._writable(at), file, content, actor=actor, now=self.now())
 
     def require(self, name: str, keys: Iterable[str], at: str, *, by: float, priority: int = 70, actor: str) -> None:
         """A rule of its own: these files at `at`, by then (seconds since 1970). Idempotent by name."""

@@ -244,6 +244,18 @@ def test_a_disk_that_is_not_mounted_at_that_opening_gets_none(two_places, tmp_pa
     again.close()
 
 
+def test_nothing_is_put_onto_the_wrong_disk(two_places, tmp_path):
+    again = opened_again(two_places, tmp_path / "home")
+    two_places.unmount()
+    about = {"dataset_type": "raw", "collection": "c", "created": two_places.time}
+    with pytest.raises(WrongPlace, match="endpoint ncsa"):
+        again.put("ncsa", "b/1", b"1", about, "tester")
+    assert (list(again.endpoint("ncsa").list("")), again.locate(["b/1"])) == ([], {})
+    two_places.mount()
+    again.put("ncsa", "b/1", b"1", about, "tester")
+    again.close()
+
+
 def test_a_new_catalog_takes_over_the_identities_of_its_places(two_places, tmp_path):
     before = [known(two_places.catalog, name) for name in NAMES]
     settings = two_places.settings.model_copy(update={"catalog": f"sqlite:///{tmp_path / 'new.sqlite3'}"})
