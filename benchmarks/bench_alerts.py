@@ -229,7 +229,7 @@ def _bodies(transport: Any, secrets: dict[str, str], count: int) -> list[bytes]:
     name, bodies = "subscriber-0", []
     with transport.reader(FULL, name=name, secret=secrets[name]) as reader:
         while len(bodies) < count:
-            bodies += [found.body for found in reader.take(200, 10)]
+            bodies += [found.body for found in reader.take(min(200, count - len(bodies)), 10)]
     assert [alert_of(from_wire(body)) for body in bodies] == list(range(1, count + 1))
     return bodies
 
