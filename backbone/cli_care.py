@@ -16,6 +16,7 @@ from backbone.cache import Cache
 from backbone.cli import console, plain, print_json, progress_bar, with_actor, with_home, with_json
 from backbone.errors import PermanentError
 from backbone.home import open_backbone
+from backbone.identity import seen_to
 from backbone.page import date_text, size_text
 from backbone.quarantine import discard_quarantined, quarantined
 from backbone.recover import EndpointRecovery, is_moving, recover_catalog, recover_endpoint, still_missing
@@ -65,21 +66,24 @@ def scrub(
 
     Exit code 2 if anything was found.
     """
-    opened, found = open_backbone(home), []
+    opened = open_backbone(home)
     names = _names(opened, endpoint)
     limit_s = None if minutes is None else minutes * 60 / len(names)
+    rate = None if mb_per_s is None else mb_per_s * 1e6
     sizes = {place.name: place.size_bytes for place in overview(opened).places}
     with progress_bar() as bar:
-        for name in names:
+
+        def care(name: str) -> ScrubReport:
             task = bar.add_task(f"scrub {name}", total=sizes[name])
-
-            def show(report: ScrubReport, task: Any = task) -> None:
-                bar.update(task, completed=report.size_bytes)
-
-            rate = None if mb_per_s is None else mb_per_s * 1e6
             scrubber = Scrub(opened.catalog, opened.endpoint(name), actor=actor, bytes_per_s=rate)
-            found.append(scrubber.run(limit_s=limit_s, restart=restart, say=show))
+            return scrubber.run(
+                limit_s=limit_s, restart=restart, say=lambda report: bar.update(task, completed=report.size_bytes)
+            )
+
+        found, refused = seen_to(names, care)
     _show(found, as_json, "endpoint", "files", "size_bytes", "bad", "lost", "right", "unknown", "finished", "reason")
+    if refused is not None:
+        raise refused
     if any(report.bad or report.lost for report in found):
         sys.exit(2)
 
@@ -92,8 +96,12 @@ def scrub(
 def repair(endpoint: str | None, actor: str, home: Path, as_json: bool) -> None:
     """Look at every damaged replica again: right after all, asked for again, or without any good copy left (exit code 2)."""
     opened = open_backbone(home)
-    found = [Repair(opened.catalog, opened.endpoint(name), actor=actor).run() for name in _names(opened, endpoint)]
+    found, refused = seen_to(
+        _names(opened, endpoint), lambda name: Repair(opened.catalog, opened.endpoint(name), actor=actor).run()
+    )
     _show(found, as_json, "endpoint", "damaged", "right", "asked", "hopeless", "unknown", "examples")
+    if refused is not None:
+        raise refused
     if any(report.hopeless for report in found):
         sys.exit(2)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -24,6 +25,7 @@ from backbone.manifest import OWN
 IDENTITY = f"{OWN}identity.json"
 """Key of the object that says which endpoint this is."""
 _SAMPLE = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,17 @@ class Checks:
             except PachonError:
                 self._found[id(endpoint)] = None
         return self._found.get(id(endpoint))
+
+
+def seen_to(names: Iterable[str], care: Callable[[str], T]) -> tuple[list[T], WrongPlace | None]:
+    """What came of the care of each endpoint, and what is to be raised after all: a place that is refused keeps none waiting."""
+    found, refused = [], []
+    for name in names:
+        try:
+            found.append(care(name))
+        except WrongPlace as error:
+            refused.append(str(error))
+    return found, WrongPlace("; ".join(refused)) if refused else None
 
 
 def _places(endpoint: Endpoint) -> tuple[Endpoint, ...]:

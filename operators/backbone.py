@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator, BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from backbone.errors import PermanentError, WrongPlace
+from backbone.errors import PermanentError
 from operators import conf, engine
 from operators.backbone_triggers import Code, RulesEvent, RulesTrigger, judge
 from operators.campaign import actor_of
@@ -185,15 +185,12 @@ class BacklogReportOperator(_Care):
 
 
 def _of_each(names: Sequence[str], care: Callable[[str], T]) -> list[T]:
-    """What came of each endpoint. One that is not mounted fails the task, after the others were seen to."""
-    found, refused = [], []
-    for name in names:
-        try:
-            found.append(care(name))
-        except WrongPlace as error:
-            refused.append(str(error))
-    if refused:
-        raise WrongPlace("; ".join(refused))
+    """What came of each endpoint. One that is not the place that the catalog knows fails the task, after the others."""
+    from backbone.identity import seen_to
+
+    found, refused = seen_to(names, care)
+    if refused is not None:
+        raise refused
     return found
 
 

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
+
+from payloads.cli_options import DAY
 
 home_option = click.option(
     "--home", envvar="PACHON_HOME", required=True, type=click.Path(path_type=Path), help="Home directory; else PACHON_HOME."
 )
 
 
-class _Day(click.ParamType):
-    """An observing day, YYYYMMDD."""
-
-    name = "day"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """A day of the calendar as a number."""
-        try:
-            return int(datetime.strptime(str(value), "%Y%m%d").strftime("%Y%m%d"))  # noqa: DTZ007 - a date alone
-        except ValueError:
-            self.fail(f"{value!r} is no day of the calendar, YYYYMMDD", param, ctx)
-
-
-_DAY = _Day()
-
-
 @click.command()
 @click.option("--instrument", required=True)
-@click.option("--day", "day_obs", type=_DAY, required=True, metavar="YYYYMMDD")
+@click.option("--day", "day_obs", type=DAY, required=True, metavar="YYYYMMDD")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json too.")
 @click.argument("out", type=click.Path(path_type=Path))
 @home_option
@@ -62,10 +46,10 @@ def order(pipeline: str, as_json: bool) -> None:
 @click.command()
 @click.option("--instrument", required=True)
 @click.option("--skymap", default="", help="Sky map  [default: the one named as the instrument]")
-@click.option("--days", type=(_DAY, _DAY), required=True, metavar="FIRST LAST", help="Observing days, YYYYMMDD.")
+@click.option("--days", type=(DAY, DAY), required=True, metavar="FIRST LAST", help="Observing days, YYYYMMDD.")
 @click.option("--least-visits", type=click.IntRange(1), default=3, show_default=True, help="That a template is made of.")
 @click.option(
-    "--tried", type=(_DAY, _DAY), multiple=True, metavar="FIRST LAST", help="Days that templates were made of; repeatable."
+    "--tried", type=(DAY, DAY), multiple=True, metavar="FIRST LAST", help="Days that templates were made of; repeatable."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: null where none is missing.")
 @home_option

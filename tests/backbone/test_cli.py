@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from backbone import transfers
 from backbone.catalog import Catalog
 from backbone.cli import backbone as command
-from backbone.errors import AccessRefused, PermanentError, UnknownFile
+from backbone.errors import AccessRefused, PermanentError, UnknownFile, WrongPlace
 from backbone.home import NoBackbone, open_backbone
 
 POLICY = {
@@ -125,6 +125,17 @@ def test_damage_is_found_by_scrub_repaired_and_the_exit_code_says_so(home, run, 
     assert work(home) == 1
     assert [r["damaged"] for r in run("repair")] == [0, 0, 0]
     assert run("quarantine", "--discard") == {"discarded": 1}
+
+
+def test_a_place_that_is_not_mounted_keeps_no_other_from_its_care(home, run, frame):
+    work(home)
+    (home / "base").rename(home / "elsewhere")
+    (home / "base").mkdir()
+    (home / "ncsa" / "raw/1/frame.fits").write_bytes(b"rotten")
+    for command_ in ("scrub", "repair"):
+        with pytest.raises(WrongPlace, match="Mount the disk"):
+            run(command_)
+    assert [q["key"] for q in run("quarantine")] == ["raw/1/frame.fits"]
 
 
 def test_an_endpoint_and_the_catalog_are_recovered(home, run, frame):
